@@ -1,0 +1,61 @@
+"""A Sphinx extension: statements and figures are numbered by chapter.
+
+With the toctree's own numbering, chapter 09's theorem would print as "Theorem 3.1
+(Theorem 3)". So that is off, chapters carry their numbers in their titles, and here
+the n-th statement of chapter 09 becomes 9.n. Statements that have a name and no number
+("Theorem 3 (Lipman et al.)") print that name.
+"""
+
+import re
+
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
+from sphinx_proof.nodes import NODE_TYPES, unenumerable_node
+
+
+def chapter(docname: str) -> str | None:
+    """The number of a chapter, from its file's name: "9" for nbs/09_gaussian_paths."""
+    found = re.match(r"nbs/0?([a-z]?\d+)_", docname)
+    return found[1] if found else None
+
+
+def number_by_chapter(app: Sphinx, env: BuildEnvironment) -> None:
+    """Number figures, equations, exercises and statements 9.1, 9.2, ... in chapter 09.
+
+    All kinds of statement share one counter.
+    """
+    for docname in env.found_docs:
+        prefix = chapter(docname)
+        kinds = env.toc_fignumbers.get(docname, {})
+        shared = {i: n for k in NODE_TYPES for i, n in kinds.get(k, {}).items()}
+        order = [i for i in _ids(env, docname) if i in shared]
+        for kind, numbers in kinds.items():
+            count = sorted(numbers, key=numbers.__getitem__)
+            for position, name in enumerate(count, 1):
+                if kind in NODE_TYPES:
+                    position = order.index(name) + 1
+                numbers[name] = (prefix, position) if prefix else (position,)
+
+
+def _ids(env: BuildEnvironment, docname: str) -> list[str]:
+    """The identifiers of a page's statements, in the order of the page."""
+    tree = env.get_doctree(docname)
+    kinds = tuple(NODE_TYPES.values())
+    return [i for n in tree.findall(lambda n: isinstance(n, kinds)) for i in n["ids"]]
+
+
+def name_statements(app: Sphinx, doctree: nodes.document, docname: str) -> None:
+    """Print "Theorem 3 (Lipman et al.)", not "Theorem (Theorem 3 (Lipman et al.))"."""
+    for node in doctree.findall(unenumerable_node):
+        title = node.next_node(nodes.title)
+        text = title.astext().strip()
+        if text.startswith("(") and text.endswith(")"):
+            title.children = [nodes.Text(text[1:-1])]
+        node["realtype"] = ""
+
+
+def setup(app: Sphinx) -> dict:
+    app.connect("env-check-consistency", lambda app, env: number_by_chapter(app, env))
+    app.connect("doctree-resolved", name_statements)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

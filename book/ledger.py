@@ -1,0 +1,135 @@
+"""The proof ledger: each numbered statement, its hypotheses, and what was measured."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from nbformat import NotebookNode
+
+MIME = "application/vnd.flowbook.check+json"
+CLAIMS = {"theorem", "lemma", "proposition", "corollary"}
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A `prf:` block: what it says, what it supposes, and why it has no check."""
+
+    page: str
+    kind: str
+    title: str
+    label: str
+    hypotheses: str
+    no_check: str
+
+
+def statements(page: str, markdown: str) -> Iterator[Statement]:
+    """Yield the theorems, lemmas, propositions and corollaries in a page's text."""
+    block = r"^(?P<fence>`{3,}|:{3,})\{prf:(?P<kind>\w+)\}(?P<title>[^\n]*)\n(?P<body>.*?)^(?P=fence)[ ]*$"
+    for found in re.finditer(block, markdown, re.MULTILINE | re.DOTALL):
+        if found["kind"] not in CLAIMS:
+            continue
+        body = found["body"]
+        label = re.search(r"^:label: *(\S+)", body, re.MULTILINE)
+        if not label:
+            raise ValueError(f"{page}: a {found['kind']} without a label:\n{body}")
+        hypotheses = re.search(r"\*\*Hypotheses\.?\*\*\.?(.*?)(?:\n\s*\n|\Z)", body, re.S)
+        reason = re.search(r"^% no check: *(.+)$", body, re.MULTILINE)
+        yield Statement(
+            page,
+            found["kind"],
+            found["title"].strip(),
+            label[1],
+            " ".join(hypotheses[1].split()) if hypotheses else "",
+            reason[1] if reason else "",
+        )
+
+
+def checks(nb: NotebookNode) -> Iterator[dict]:
+    """Yield what the `check` and `reject` calls of an executed notebook recorded."""
+    for cell in nb.cells:
+        for output in cell.get("outputs", []):
+            record = output.get("data", {}).get(MIME)
+            if record:
+                yield record
+
+
+def gaps(found: list[Statement], recorded: list[dict]) -> list[str]:
+    """Say which statements lack a check or hypotheses, which checks a statement."""
+    labels = {s.label for s in found}
+    checked = {c["statement"] for c in recorded if not c["rejected"]}
+    lines = [
+        f"{s.page}: {s.kind} {s.label} has no check and does not say why"
+        for s in found
+        if s.label not in checked and not s.no_check
+    ]
+    lines += [
+        f"{s.page}: {s.kind} {s.label} does not state its hypotheses"
+        for s in found
+        if not s.hypotheses
+    ]
+    return lines + [
+        f"a check names {c['statement']!r}, which is no numbered statement: {c['claim']}"
+        for c in recorded
+        if c["statement"] not in labels and not c["statement"].startswith(FREE)
+    ]
+
+
+FREE = ("ch-", "def-", "eq-", "code-", "rem-", "ex-", "alg-", "asm-")
+
+
+def page(found: list[Statement], recorded: list[dict]) -> str:
+    """The ledger as MyST markdown."""
+    wrong = sum(c["rejected"] for c in recorded)
+    lines = [
+        "(ledger)=",
+        "# Proof ledger",
+        "",
+        f"Every numbered statement of the book, what it supposes, and what this build "
+        f"measured: {len(found)} statements, {len(recorded) - wrong} checks, and "
+        f"{wrong} formulas that are wrong on purpose and were rejected. The residuals "
+        "come from the run that made these pages.",
+        "",
+    ]
+    for page_name in dict.fromkeys(s.page for s in found):
+        lines += [f"## {{doc}}`{page_name}`", ""]
+        for s in (s for s in found if s.page == page_name):
+            lines += [
+                f"### {{prf:ref}}`{s.label}` {s.title}".rstrip(),
+                "",
+                f"*Hypotheses.* {s.hypotheses}",
+                "",
+            ]
+            rows = [c for c in recorded if c["statement"] == s.label]
+            if s.no_check:
+                lines += [f"*No check:* {s.no_check}", ""]
+            if rows:
+                lines += table(rows)
+    lines += ["## Checks of code, definitions and exercises", ""]
+    labels = {s.label for s in found}
+    lines += table([c for c in recorded if c["statement"] not in labels])
+    return "\n".join(lines) + "\n"
+
+
+def table(rows: list[dict]) -> list[str]:
+    """Residuals against tolerances, a row a check, as a MyST list table."""
+    lines = [
+        "```{list-table}",
+        ":header-rows: 1",
+        ":widths: 40 12 12 36",
+        ":class: ledger",
+        "",
+        "* - What was compared",
+        "  - Residual",
+        "  - Tolerance",
+        "  - Where the tolerance comes from",
+    ]
+    for c in rows:
+        relation = "> " if c["rejected"] else "≤ "
+        mark = "✗ " if c["rejected"] else "✓ "
+        lines += [
+            f"* - {mark}{c['claim']}",
+            f"  - {c['residual']:.2g}",
+            f"  - {relation}{c['tolerance']:.2g}",
+            f"  - {c['because']}",
+        ]
+    return [*lines, "```", ""]

@@ -1,0 +1,373 @@
+"""Change one formula at a time and demand that its tests notice.
+
+`python -m tests.mutants [module ...]` takes each exported module that has a file
+`tests/test_<module>.py`, changes one place of one function (a sign, a factor, the
+order of two arguments, a constant, one schedule for another), puts the changed code
+into the running function, and runs the tests that call it. A mutant that every test
+passes has survived, and the command fails. Mutants that are proved to compute the same
+are listed, with the proof, in `tests/equivalent.toml`.
+"""
+
+import argparse
+import ast
+import copy
+import functools
+import importlib
+import inspect
+import itertools
+import signal
+import sys
+import time
+import tomllib
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import CodeType, FunctionType, ModuleType
+
+import torch
+
+SECONDS_PER_MUTANT = 10  # a mutant that loops for ever is caught, and counts as dead
+EQUIVALENT = Path(__file__).with_name("equivalent.toml")
+TWINS = [
+    ("alpha", "sigma"),
+    ("dalpha", "dsigma"),
+    ("sin", "cos"),
+    ("exp", "expm1"),
+    ("log", "log1p"),
+    ("sum", "mean"),
+    ("t0", "t1"),
+    ("x0", "x1"),
+]
+OTHER = {**dict(TWINS), **{b: a for a, b in TWINS}}
+SYMMETRIC = {"max", "min", "maximum", "minimum", "hypot", "logaddexp", "isinstance"}
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One change: where it is, how it reads, and the module's tree with it applied."""
+
+    module: str
+    function: str  # qualified name; "" for a constant of the module
+    change: str
+    tree: ast.Module
+
+
+# --- the changes -----------------------------------------------------------------
+
+
+def changes(node: ast.expr) -> Iterator[ast.expr]:
+    """Yield every expression that a slip could put in the place of `node`."""
+    match node:
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            yield operand
+        case ast.BinOp(left=a, op=ast.Add(), right=b):
+            yield ast.BinOp(a, ast.Sub(), b)
+        case ast.BinOp(left=a, op=ast.Sub(), right=b):
+            yield ast.BinOp(a, ast.Add(), b)
+            yield ast.BinOp(b, ast.Sub(), a)
+        case ast.BinOp(left=a, op=ast.Mult() | ast.MatMult(), right=b):
+            yield from (a, b)
+        case ast.BinOp(left=a, op=ast.Div(), right=b):
+            yield a
+            yield ast.BinOp(a, ast.Mult(), b)
+        case ast.BinOp(left=a, op=ast.Pow()):
+            yield a
+        case ast.Call(func=f, args=[a, b, *rest], keywords=k) if (
+            _name(f) not in SYMMETRIC
+        ):
+            yield ast.Call(f, [b, a, *rest], k)
+    match node:
+        case ast.Attribute(value=v, attr=name, ctx=ast.Load()) if name in OTHER:
+            yield ast.Attribute(v, OTHER[name], ast.Load())
+        case ast.Name(id=name, ctx=ast.Load()) if name in OTHER:
+            yield ast.Name(OTHER[name], ast.Load())
+        case ast.Constant(value=float(c)):
+            yield ast.Constant(c * 1.125 + 0.0625 * (c == 0))
+        case ast.BinOp(left=a, op=op, right=b):
+            if isinstance(a, ast.Constant) and type(a.value) is int:
+                yield ast.BinOp(ast.Constant(a.value + 1), op, b)
+            if isinstance(b, ast.Constant) and type(b.value) is int:
+                yield ast.BinOp(a, op, ast.Constant(b.value + 1))
+
+
+def formulas(node: ast.AST) -> Iterator[ast.expr]:
+    """Walk the expressions of a function body that compute, not those that refuse."""
+    if isinstance(node, (ast.Raise, ast.Assert, ast.JoinedStr, ast.arguments)):
+        return
+    if isinstance(node, ast.AnnAssign):
+        yield from formulas(node.value) if node.value else ()
+        return
+    if isinstance(node, ast.If) and all(isinstance(s, ast.Raise) for s in node.body):
+        yield from itertools.chain.from_iterable(map(formulas, node.orelse))
+        return  # a validation: bad-input tests are about these
+    if isinstance(node, ast.Call) and _name(node.func).startswith("require_"):
+        return
+    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+        yield from itertools.chain.from_iterable(map(formulas, node.body))
+        return
+    if isinstance(node, ast.expr):
+        yield node
+    yield from itertools.chain.from_iterable(map(formulas, ast.iter_child_nodes(node)))
+
+
+def _name(func: ast.expr) -> str:
+    return getattr(func, "id", getattr(func, "attr", ""))
+
+
+def functions(tree: ast.Module) -> Iterator[tuple[str, ast.FunctionDef]]:
+    """Yield the functions and methods of a module with their qualified names."""
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef):
+            yield node.name, node
+        elif isinstance(node, ast.ClassDef):
+            for inner in node.body:
+                if isinstance(inner, ast.FunctionDef):
+                    yield f"{node.name}.{inner.name}", inner
+
+
+def constants(tree: ast.Module) -> Iterator[ast.Assign]:
+    """Yield the module's tables of numbers: a Butcher tableau, say."""
+    for node in tree.body:
+        if (
+            isinstance(node, ast.Assign)
+            and not any(isinstance(n, ast.Call) for n in ast.walk(node.value))
+            and any(
+                isinstance(n, ast.Constant) and type(n.value) in (int, float)
+                for n in ast.walk(node.value)
+            )
+        ):
+            yield node
+
+
+def mutants(module: str, source: str) -> Iterator[Mutant]:
+    """Yield every mutant of a module, each with a tree of its own."""
+    tree = ast.parse(source)
+    places = [(name, n) for name, f in functions(tree) for n in formulas(f)]
+    places += [("", n) for table in constants(tree) for n in formulas(table.value)]
+    for function, node in places:
+        for new in changes(node):
+            change = f"{ast.unparse(node)} -> {ast.unparse(new)}"
+            swapped = _Swap(node, copy.deepcopy(new)).visit(_copy_around(tree, node))
+            yield Mutant(module, function, change, ast.fix_missing_locations(swapped))
+
+
+def _copy_around(tree: ast.Module, node: ast.expr) -> ast.Module:
+    """Copy a tree, but keep `node` itself, so that it can be found again."""
+    return copy.deepcopy(tree, {id(node): node})
+
+
+class _Swap(ast.NodeTransformer):
+    def __init__(self, old: ast.expr, new: ast.expr):
+        self.old, self.new = old, new
+
+    def visit(self, node: ast.AST) -> ast.AST:
+        return self.new if node is self.old else self.generic_visit(node)
+
+
+# --- putting a mutant in place ---------------------------------------------------
+
+
+def code_named(code: CodeType, qualified: str) -> CodeType:
+    """Find a function's code inside its module's."""
+    for part in qualified.split("."):
+        code = next(
+            c
+            for c in code.co_consts
+            if isinstance(c, CodeType) and c.co_name == part
+        )
+    return code
+
+
+def function_named(module: ModuleType, qualified: str) -> FunctionType:
+    """Find the plain function behind properties, class methods and decorators."""
+    owner, _, name = qualified.rpartition(".")
+    found = vars(getattr(module, owner) if owner else module)[name]
+    if isinstance(found, property):
+        found = found.fget
+    elif isinstance(found, functools.cached_property):
+        found = found.func
+    elif isinstance(found, (staticmethod, classmethod)):
+        found = found.__func__
+    return inspect.unwrap(found)
+
+
+@contextmanager
+def in_place(module: ModuleType, mutant: Mutant):
+    """Run the block with the mutant's code where every importer will call it."""
+    code = compile(mutant.tree, module.__file__, "exec")
+    if mutant.function:
+        function = function_named(module, mutant.function)
+        original = function.__code__
+        function.__code__ = code_named(code, mutant.function)
+        try:
+            yield
+        finally:
+            function.__code__ = original
+    else:
+        names = [t.id for a in constants(mutant.tree) for t in a.targets]
+        namespace = dict(vars(module))
+        for table in constants(mutant.tree):
+            exec(compile(ast.Module([table], []), "<mutant>", "exec"), namespace)
+        originals = {name: getattr(module, name) for name in names}
+        for name in names:
+            setattr(module, name, namespace[name])
+        try:
+            yield
+        finally:
+            for name, value in originals.items():
+                setattr(module, name, value)
+
+
+# --- the tests ---------------------------------------------------------------------
+
+
+def calls(test: FunctionType) -> Iterator[Callable[[], None]]:
+    """Yield a test once for each row of its `parametrize` marks."""
+    marks = getattr(test, "pytestmark", [])
+    if any(mark.name == "slow" for mark in marks):
+        return
+    rows = []
+    for mark in marks:
+        if mark.name == "parametrize":
+            names = mark.args[0]
+            if isinstance(names, str):
+                names = [n.strip() for n in names.split(",")]
+            values = [getattr(v, "values", v) for v in mark.args[1]]
+            single = len(names) == 1
+            values = [
+                v if isinstance(v, tuple) and not single else _one(v) for v in values
+            ]
+            rows.append([dict(zip(names, v, strict=True)) for v in values])
+    for combination in itertools.product(*rows):
+        arguments = functools.reduce(dict.__or__, combination, {})
+        missing = set(inspect.signature(test).parameters) - set(arguments)
+        if missing:
+            raise TypeError(f"{test.__name__}: a formula's tests take no fixtures")
+        yield functools.partial(test, **arguments)
+
+
+def _one(value: object) -> tuple:
+    return value if isinstance(value, tuple) and len(value) == 1 else (value,)
+
+
+def functions_called(run: Callable[[], None], file: str) -> set[str]:
+    """Run a test and tell which functions of `file` it called."""
+    seen = set()
+
+    def note(frame, event, _):
+        if event == "call" and frame.f_code.co_filename == file:
+            seen.add(frame.f_code.co_qualname.partition(".<locals>")[0])
+
+    sys.setprofile(note)
+    try:
+        run()
+    finally:
+        sys.setprofile(None)
+    return seen
+
+
+def survives(tests: list[Callable[[], None]]) -> bool:
+    """Tell whether every test passes."""
+
+    def too_long(*_):
+        raise TimeoutError
+
+    signal.signal(signal.SIGALRM, too_long)
+    signal.setitimer(signal.ITIMER_REAL, SECONDS_PER_MUTANT)
+    try:
+        for test in tests:
+            test()
+    except (Exception, TimeoutError):
+        return False
+    except BaseException as outcome:  # pytest.fail and its kin
+        if type(outcome).__module__.startswith("_pytest"):
+            return False
+        raise
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    return True
+
+
+# --- the command ---------------------------------------------------------------------
+
+
+def examine(
+    module_name: str, tests_name: str, equivalent: dict[tuple, str]
+) -> tuple[int, list[Mutant], set[tuple]]:
+    """Count a module's dead mutants, list the survivors, name the excused ones."""
+    module = importlib.import_module(module_name)
+    tests_module = importlib.import_module(tests_name)
+    tests = [
+        run
+        for name, test in vars(tests_module).items()
+        if name.startswith("test_") and inspect.isfunction(test)
+        for run in calls(test)
+    ]
+    reach, seconds = {}, {}
+    for run in tests:
+        start = time.perf_counter()
+        reach[run] = functions_called(run, module.__file__)
+        seconds[run] = time.perf_counter() - start
+    tests.sort(key=seconds.__getitem__)
+    dead, survivors, excused = 0, [], set()
+    for mutant in mutants(module_name, Path(module.__file__).read_text()):
+        key = (module_name, mutant.function, mutant.change)
+        chosen = [t for t in tests if not mutant.function or mutant.function in reach[t]]
+        with in_place(module, mutant):
+            alive = survives(chosen)
+        if not alive:
+            dead += 1
+        elif key in equivalent:
+            excused.add(key)
+        else:
+            survivors.append(mutant)
+    return dead, survivors, excused
+
+
+def known_equivalent() -> dict[tuple, str]:
+    """Read the mutants that are proved to compute the same, with the reasons."""
+    rows = tomllib.loads(EQUIVALENT.read_text()).get("mutant", [])
+    return {
+        (f"flowbook.{r['module']}", r["function"], r["change"]): r["why"] for r in rows
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("modules", nargs="*", help="all those with tests, if none")
+    names = parser.parse_args().modules
+    here = Path(__file__).parent
+    names = names or sorted(
+        p.stem
+        for p in (here.parent / "flowbook").glob("*.py")
+        if not p.stem.startswith("_") and (here / f"test_{p.stem}.py").exists()
+    )
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    equivalent = known_equivalent()
+    killed = survived = 0
+    stale = {k for k in equivalent if k[0].rpartition(".")[2] in names}
+    for name in names:
+        start = time.perf_counter()
+        dead, survivors, excused = examine(
+            f"flowbook.{name}", f"tests.test_{name}", equivalent
+        )
+        stale -= excused
+        killed, survived = killed + dead, survived + len(survivors)
+        print(
+            f"{name}: {dead} killed, {len(survivors)} survived, {len(excused)} "
+            f"proved equivalent, {time.perf_counter() - start:.1f} s",
+            flush=True,
+        )
+        for mutant in survivors:
+            print(f"  survived: {mutant.function or name}: {mutant.change}")
+    for key in sorted(stale):
+        print(f"  in {EQUIVALENT.name}, but dead or gone: {' | '.join(key)}")
+    print(f"mutants: {killed} killed, {survived} survived")
+    return 1 if survived or stale or not killed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,64 @@
+"""The proof ledger finds every statement, and says which lack a check."""
+
+from book import ledger
+
+TEXT = """
+````{prf:theorem} A name
+:label: thm-a
+
+**Hypotheses.** f is C¹
+and bounded.
+
+Then all is well.
+````
+
+```{prf:lemma}
+:label: lem-b
+% no check: it is a definition in disguise
+
+**Hypotheses.** None.
+```
+
+```{prf:definition} D
+:label: def-d
+
+No check is asked of a definition.
+```
+"""
+
+
+def row(statement: str, rejected: bool = False) -> dict:
+    return {
+        "statement": statement,
+        "claim": "c",
+        "residual": 1e-16,
+        "tolerance": 1e-12,
+        "because": "b",
+        "rejected": rejected,
+    }
+
+
+def test_statements_are_found_with_their_hypotheses():
+    """Catches a block that the pattern passes over."""
+    a, b = ledger.statements("nbs/x", TEXT)
+    assert (a.kind, a.title, a.label) == ("theorem", "A name", "thm-a")
+    assert a.hypotheses == "f is C¹ and bounded."
+    assert b.no_check == "it is a definition in disguise"
+
+
+def test_a_statement_without_a_check_is_a_gap():
+    """Catches a theorem that nothing tests, and a check that tests no theorem."""
+    found = list(ledger.statements("nbs/x", TEXT))
+    assert ledger.gaps(found, [row("thm-a")]) == []
+    assert "thm-a has no check" in ledger.gaps(found, [])[0]
+    only_wrong = ledger.gaps(found, [row("thm-a", rejected=True)])
+    assert "thm-a has no check" in only_wrong[0]
+    assert "'thm-z'" in ledger.gaps(found, [row("thm-a"), row("thm-z")])[0]
+
+
+def test_the_page_has_a_row_for_each_check():
+    """Catches a residual that is measured and not shown."""
+    found = list(ledger.statements("nbs/x", TEXT))
+    page = ledger.page(found, [row("thm-a"), row("thm-a", rejected=True)])
+    assert page.count("1e-16") == 2
+    assert "✓ c" in page and "✗ c" in page and "definition in disguise" in page

@@ -1,0 +1,96 @@
+"""The harness itself: a weak test lets a mutant live, a strong one does not."""
+
+import sys
+import types
+
+import pytest
+
+from tests import mutants
+
+SOURCE = """
+import torch
+TABLE = (1.0, 2.0)
+
+class Line:
+    def __init__(self, a, b):
+        self.a, self.b = a, b
+
+    @property
+    def slope(self):
+        return -self.a
+
+    def at(self, x):
+        if x < 0 - 1:
+            raise ValueError(f"x is {x - 1}")
+        return TABLE[0] * self.b - self.a * x
+"""
+
+
+@pytest.fixture
+def line(tmp_path, monkeypatch):
+    path = tmp_path / "line_under_test.py"
+    path.write_text(SOURCE)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield path.stem
+    for name in ("line_under_test", "module_of_tests"):
+        sys.modules.pop(name, None)
+
+
+def module_with(*tests) -> str:
+    module = types.ModuleType("module_of_tests")
+    for test in tests:
+        setattr(module, test.__name__, test)
+    sys.modules["module_of_tests"] = module
+    return "module_of_tests"
+
+
+def test_a_strong_test_kills_every_mutant(line):
+    """Catches a harness that reports dead mutants as survivors."""
+
+    def test_values():
+        from line_under_test import Line
+
+        assert Line(3.0, 5.0).at(2.0) == -1.0 and Line(3.0, 5.0).slope == -3.0
+
+    dead, survivors, _ = mutants.examine(line, module_with(test_values), {})
+    changes = [(m.function, m.change) for m in survivors]
+    # TABLE[1] is in no formula, and 1.0 * b is b: both are honest survivors.
+    assert changes == [
+        ("Line.at", "TABLE[0] * self.b -> self.b"),
+        ("", "2.0 -> 2.25"),
+    ]
+    assert dead > 5
+
+
+def test_a_weak_test_lets_them_live(line):
+    """Catches a harness that would call every mutant dead."""
+
+    def test_that_it_runs():
+        from line_under_test import Line
+
+        assert Line(3.0, 5.0).at(0.0) and Line(3.0, 5.0).slope
+
+    _, survivors, _ = mutants.examine(line, module_with(test_that_it_runs), {})
+    assert ("Line.slope", "-self.a -> self.a") in [
+        (m.function, m.change) for m in survivors
+    ]
+
+
+def test_the_code_is_put_back(line):
+    """Catches a mutant that stays in place and poisons the next."""
+
+    def test_nothing():
+        from line_under_test import Line
+
+        Line(3.0, 5.0).at(2.0)
+
+    mutants.examine(line, module_with(test_nothing), {})
+    from line_under_test import TABLE, Line
+
+    assert Line(3.0, 5.0).at(2.0) == -1.0 and TABLE == (1.0, 2.0)
+
+
+def test_validations_and_messages_are_left_alone():
+    """Catches mutants of what only refuses: they belong to the bad-input tests."""
+    changes = [m.change for m in mutants.mutants("m", SOURCE)]
+    assert not any("x - 1" in c or "0 - 1" in c for c in changes)
