@@ -1,11 +1,9 @@
 """The commands behind `make`: `python -m book <command>`."""
 
 import argparse
-import shutil
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 from . import BUILD, ROOT
 

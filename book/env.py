@@ -21,7 +21,7 @@ import subprocess
 import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-CPU_INDEX = "https://download.pytorch.org/whl/cp"
+CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 CUT_OFF = "installing\n"  # what the stamp says until an installation is complete
 
 
@@ -77,6 +77,7 @@ def prepare(root, torch=""):
         todo = plan(root)  # another command may just have done it
         if not todo:
             return
+        command, environment = pip_install(root, torch)
         stamp = os.path.join(root, ".venv", "flowbook.stamp")
         if todo == "make":
             version = dotted(sys.version_info[:2])
@@ -87,7 +88,7 @@ def prepare(root, torch=""):
             say("bringing .venv up to date with lock.txt")
             before = read(stamp)
         write(stamp, CUT_OFF)
-        code = run(*pip_install(root, torch))
+        code = run(command, environment)
         if code:
             if code > 0:  # not killed: pip has put back what it took away
                 write(stamp, before)
@@ -142,7 +143,7 @@ def pip_install(root, torch):
     """The command that installs lock.txt into .venv, and its environment."""
     lock = os.path.join(root, "lock.txt")
     command = [python_in(root), "-m", "pip", "install", "-qq", "-r", lock]
-    if torch == "cp":
+    if torch == "cpu":
         command += ["--extra-index-url", CPU_INDEX]
     elif torch:
         fail("TORCH={} means nothing here; TORCH=cpu is the one choice", torch)

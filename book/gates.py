@@ -15,7 +15,7 @@ Gate = Callable[[], None]
 
 
 def _call(*command: str | Path) -> None:
-    """Run a command in the project's root; raise BookError with its name if it fails."""
+    """Run a command in the root; raise BookError with its name if it fails."""
     if subprocess.run([sys.executable, "-m", *command], cwd=ROOT).returncode:
         raise BookError(f"failed: {' '.join(map(str, command))}")
 
@@ -118,7 +118,5 @@ def _tree() -> dict[str, str]:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     paths = [ROOT / name for name in done.stdout.split("\0") if name]
     return {
-        str(p): hashlib.sha256(p.read_bytes()).hexdigest()
-        for p in paths
-        if p.is_file()
+        str(p): hashlib.sha256(p.read_bytes()).hexdigest() for p in paths if p.is_file()
     }

@@ -7,6 +7,11 @@ from dataclasses import dataclass
 from nbformat import NotebookNode
 
 MIME = "application/vnd.flowbook.check+json"
+BLOCK = re.compile(
+    r"^(?P<fence>`{3,}|:{3,})\{prf:(?P<kind>\w+)\}(?P<title>[^\n]*)\n"
+    r"(?P<body>.*?)^(?P=fence)[ ]*$",
+    re.MULTILINE | re.DOTALL,
+)
 CLAIMS = {"theorem", "lemma", "proposition", "corollary"}
 
 
@@ -24,15 +29,16 @@ class Statement:
 
 def statements(page: str, markdown: str) -> Iterator[Statement]:
     """Yield the theorems, lemmas, propositions and corollaries in a page's text."""
-    block = r"^(?P<fence>`{3,}|:{3,})\{prf:(?P<kind>\w+)\}(?P<title>[^\n]*)\n(?P<body>.*?)^(?P=fence)[ ]*$"
-    for found in re.finditer(block, markdown, re.MULTILINE | re.DOTALL):
+    for found in BLOCK.finditer(markdown):
         if found["kind"] not in CLAIMS:
             continue
         body = found["body"]
         label = re.search(r"^:label: *(\S+)", body, re.MULTILINE)
         if not label:
             raise ValueError(f"{page}: a {found['kind']} without a label:\n{body}")
-        hypotheses = re.search(r"\*\*Hypotheses\.?\*\*\.?(.*?)(?:\n\s*\n|\Z)", body, re.S)
+        hypotheses = re.search(
+            r"\*\*Hypotheses\.?\*\*\.?(.*?)(?:\n\s*\n|\Z)", body, re.S
+        )
         reason = re.search(r"^% no check: *(.+)$", body, re.MULTILINE)
         yield Statement(
             page,
@@ -68,7 +74,7 @@ def gaps(found: list[Statement], recorded: list[dict]) -> list[str]:
         if not s.hypotheses
     ]
     return lines + [
-        f"a check names {c['statement']!r}, which is no numbered statement: {c['claim']}"
+        f"a check names {c['statement']!r}, no numbered statement: {c['claim']}"
         for c in recorded
         if c["statement"] not in labels and not c["statement"].startswith(FREE)
     ]
@@ -94,7 +100,7 @@ def page(found: list[Statement], recorded: list[dict]) -> str:
         lines += [f"## {{doc}}`{page_name}`", ""]
         for s in (s for s in found if s.page == page_name):
             lines += [
-                f"### {{prf:ref}}`{s.label}` {s.title}".rstrip(),
+                _heading(s),
                 "",
                 f"*Hypotheses.* {s.hypotheses}",
                 "",
@@ -108,6 +114,13 @@ def page(found: list[Statement], recorded: list[dict]) -> str:
     labels = {s.label for s in found}
     lines += table([c for c in recorded if c["statement"] not in labels])
     return "\n".join(lines) + "\n"
+
+
+def _heading(s: Statement) -> str:
+    """A linked number and the title, or the name of a statement that has no number."""
+    if s.label in ("thm-1", "thm-2", "thm-3"):
+        return f"### {{prf:ref}}`{s.title} <{s.label}>`"
+    return f"### {{prf:ref}}`{s.label}` {s.title}".rstrip()
 
 
 def table(rows: list[dict]) -> list[str]:

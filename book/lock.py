@@ -24,6 +24,8 @@ HEADER = """\
 # No hashes, no addresses and no +cpu: the same file serves the registry, a mirror and
 # PyTorch's CPU index (TORCH=cpu). On Linux torch itself pins its CUDA packages.
 """
+# Torch's build with CUDA names these, the one without doesn't: both must fit the lock.
+CUDA = ("nvidia-", "cuda-", "triton")
 # Where the book is built. A package that only some of these need carries a marker.
 PLATFORMS = [
     {
@@ -81,6 +83,8 @@ def closure(
         ):
             continue
         name = canonicalize_name(requirement.name)
+        if name.startswith(CUDA):
+            continue
         found = find(requirement.name)
         if found is None:
             if marker is None or marker.evaluate({"extra": parent_extra}):

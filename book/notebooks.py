@@ -146,7 +146,7 @@ def export() -> None:
         path.unlink()
 
 
-# --- what a notebook can see of the package ---------------------------------------------
+# --- what a notebook can see of the package ------------------------------------------
 
 
 def visible_modules(nb: NotebookNode) -> set[Path]:
@@ -186,4 +186,3 @@ def _imported(tree: ast.Module) -> Iterator[str]:
                     yield from (p.stem for p in PACKAGE.glob("*.py"))
                 elif parts[0] == "flowbook":
                     yield parts[1]
-

@@ -27,7 +27,7 @@ from .notebooks import directives, read, visible_modules
 
 RUNS = BUILD / "runs"
 CELL_SECONDS = 600
-COLAB = '''
+COLAB = """
 import sys, types
 from IPython import get_ipython
 sys.modules.setdefault("google", types.ModuleType("google"))
@@ -36,7 +36,7 @@ def pip(line):
     with open("colab-install.txt", "a") as log:
         log.write(line + "\\n")
 get_ipython().register_magic_function(pip, "line")
-'''
+"""
 
 
 class BookError(Exception):

@@ -53,7 +53,9 @@ def _configure(source: Path) -> None:
     command = [jupyter_book, "config", "sphinx", source]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        raise BookError(f"Jupyter Book refuses _config.yml:\n{done.stdout}{done.stderr}")
+        raise BookError(
+            f"Jupyter Book refuses _config.yml:\n{done.stdout}{done.stderr}"
+        )
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):

@@ -7,6 +7,7 @@ again no more than it must.
 
 import ast
 import copy
+import re
 from pathlib import Path
 
 import nbformat
@@ -20,6 +21,7 @@ from .run import BookError, Run
 from .settings import Settings, read_settings
 
 SOURCE = BUILD / "source"
+NAMED = re.compile(r"\{prf:ref\}`thm-([123])`")  # they have a name and no number
 
 
 def page(nb: NotebookNode) -> NotebookNode:
@@ -30,6 +32,7 @@ def page(nb: NotebookNode) -> NotebookNode:
     cells = []
     for number, cell in enumerate(nb.cells):
         if cell.cell_type != "code":
+            cell.source = NAMED.sub(r"{prf:ref}`Theorem \1 <thm-\1>`", cell.source)
             cells.append(cell)
             continue
         found = directives(cell.source)
@@ -78,7 +81,9 @@ def api_pages(modules: dict[str, str]) -> dict[str, str]:
     lines += ["The package, module by module, in the order of the chapters.", ""]
     for module, chapter in modules.items():
         doc = ast.get_docstring(ast.parse((PACKAGE / f"{module}.py").read_text())) or ""
-        lines.append(f"- {{py:mod}}`flowbook.{module}` — from {{doc}}`../nbs/{chapter}`")
+        lines.append(
+            f"- {{py:mod}}`flowbook.{module}` — from {{doc}}`../nbs/{chapter}`"
+        )
         pages[f"api/{module}.md"] = (
             f"# `flowbook.{module}`\n\n{doc}\n"
             f"Derived in {{doc}}`../nbs/{chapter}`.\n\n"

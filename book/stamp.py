@@ -111,7 +111,12 @@ def clone(settings: Settings) -> str:
     return f"```sh\ngit clone {url}\ncd {settings.repo}\n```\n"
 
 
-BLOCKS = {"badges": badges, "install": install, "clone": clone}
+def release(settings: Settings) -> str:
+    tag = settings.tag
+    return f"```sh\ngit tag {tag}\ngit push origin {tag}\n```\n"
+
+
+BLOCKS = {"badges": badges, "clone": clone, "install": install, "release": release}
 
 
 def stamp_readme(settings: Settings, text: str | None = None) -> str:

@@ -173,9 +173,7 @@ def code_named(code: CodeType, qualified: str) -> CodeType:
     """Find a function's code inside its module's."""
     for part in qualified.split("."):
         code = next(
-            c
-            for c in code.co_consts
-            if isinstance(c, CodeType) and c.co_name == part
+            c for c in code.co_consts if isinstance(c, CodeType) and c.co_name == part
         )
     return code
 
@@ -314,7 +312,9 @@ def examine(
     dead, survivors, excused = 0, [], set()
     for mutant in mutants(module_name, Path(module.__file__).read_text()):
         key = (module_name, mutant.function, mutant.change)
-        chosen = [t for t in tests if not mutant.function or mutant.function in reach[t]]
+        chosen = [
+            t for t in tests if not mutant.function or mutant.function in reach[t]
+        ]
         with in_place(module, mutant):
             alive = survives(chosen)
         if not alive:

@@ -78,7 +78,7 @@ def test_there_is_a_book():
 
 @pytest.mark.parametrize("page", PAGES)
 def test_page_reads_without_a_stumble(tab, address, page):
-    """Catches errors, other hosts, raw TeX and directives, lost pictures, wide pages."""
+    """Catches errors, other hosts, raw TeX and directives, no pictures, wide pages."""
     tab.goto(address + page)
     tab.evaluate(SETTLED)
     tab.wait_for_load_state("networkidle")
@@ -87,7 +87,9 @@ def test_page_reads_without_a_stumble(tab, address, page):
     if page in TOOLS or tab.locator("article").count() == 0:
         return
     text = tab.evaluate(TEXT)
-    raw = re.findall(r"\$\$|\\(?:frac|begin|sigma|mathbb|partial)\b|\{\w+:?\w*\}`", text)
+    raw = re.findall(
+        r"\$\$|\\(?:frac|begin|sigma|mathbb|partial)\b|\{\w+:?\w*\}`", text
+    )
     assert raw == [], "TeX or roles that were not rendered"
     assert "#|" not in tab.inner_text("article"), "a directive shows"
     assert tab.evaluate(IMAGES) == [], "pictures that are missing or have no alt text"

@@ -42,7 +42,7 @@ def test_what_is_marked_eval_false_does_not_run(runs):
     """Catches Jupyter Book's habit of running these cells."""
     path = notebook(runs, "#| eval: false\nraise SystemError", "print('done')")
     done = run.execute(path, runs, threads=1)
-    assert [c.outputs for c in done.nb.cells][0] == []
+    assert done.nb.cells[0].outputs == []
     assert done.nb.cells[1].outputs[0].text == "done\n"
 
 
@@ -62,7 +62,9 @@ def test_prose_may_change_without_a_new_run_but_code_may_not(runs):
 
 def test_an_edit_to_an_exported_function_is_noticed(runs, monkeypatch):
     """Catches a chapter that keeps the outputs of another chapter's old code."""
-    before = run.key(run.read(notebook(runs, "from flowbook.paths import GaussianPath")))
+    before = run.key(
+        run.read(notebook(runs, "from flowbook.paths import GaussianPath"))
+    )
     package = runs / "flowbook"
     package.mkdir()
     for path in run.PACKAGE.glob("*.py"):

@@ -1,4 +1,4 @@
-"""A Sphinx extension: statements and figures are numbered by chapter.
+"""A Sphinx extension: numbers by chapter, and no script that the pages can do without.
 
 With the toctree's own numbering, chapter 09's theorem would print as "Theorem 3.1
 (Theorem 3)". So that is off, chapters carry their numbers in their titles, and here
@@ -7,6 +7,7 @@ the n-th statement of chapter 09 becomes 9.n. Statements that have a name and no
 """
 
 import re
+from pathlib import Path
 
 from docutils import nodes
 from sphinx.application import Sphinx
@@ -55,7 +56,24 @@ def name_statements(app: Sphinx, doctree: nodes.document, docname: str) -> None:
         node["realtype"] = ""
 
 
+def drop_icon_script(app: Sphinx, error: Exception | None) -> None:
+    """Leave out the theme's 1.5 MB icon script: its style sheet has the icons too."""
+    if error:
+        return
+    out = Path(app.outdir)
+    for page in out.rglob("*.html"):
+        text = page.read_text()
+        lighter = re.sub(
+            r"<script defer src=[^>]*fontawesome\.js[^>]*></script>", "", text
+        )
+        if lighter != text:
+            page.write_text(lighter)
+    for name in ("fontawesome.js", "fontawesome.js.map", "fontawesome.js.LICENSE.txt"):
+        (out / "_static" / "scripts" / name).unlink(missing_ok=True)
+
+
 def setup(app: Sphinx) -> dict:
-    app.connect("env-check-consistency", lambda app, env: number_by_chapter(app, env))
+    app.connect("env-check-consistency", number_by_chapter)
     app.connect("doctree-resolved", name_statements)
+    app.connect("build-finished", drop_icon_script)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

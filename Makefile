@@ -1,0 +1,45 @@
+# Thin on purpose: the logic is in book/, in Python.
+#   PYTHON=python3.12   the interpreter to use (or set FLOWBOOK_PYTHON once)
+#   TORCH=cpu           install PyTorch without CUDA
+PYTHON ?= $(or $(FLOWBOOK_PYTHON),python3)
+run := FLOWBOOK_PYTHON= $(PYTHON) book/env.py
+
+.DEFAULT_GOAL := help
+.PHONY: help book test check serve chapter export clean-notebooks lint lock dev clean
+
+help: ## this list
+	@awk -F ': .*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
+	@awk '/^#   / { print substr($$0, 5) }' Makefile
+
+book: ## run every notebook and build the book
+	@$(run) book
+
+test: ## every gate, the book in a browser included
+	@$(run) test
+
+check: ## the quick gates, for use all day: notebooks, export, lint, unit tests
+	@$(run) check
+
+serve: ## show the built book on this machine
+	@$(run) serve
+
+chapter: ## N=09: run one chapter and build its page
+	@$(if $(N),$(run) chapter $(N),echo "which chapter? Say, for example: make chapter N=09" >&2; exit 2)
+
+export: ## write the package from the notebooks, and what follows from settings.ini
+	@$(run) export
+
+clean-notebooks: ## remove outputs and stray metadata from the notebooks
+	@$(run) clean
+
+lint: ## format and lint notebooks and tools
+	@$(run) lint
+
+lock: ## write lock.txt anew from settings.ini (UPGRADE=1: newer versions)
+	@$(run) lock
+
+dev: ## install the hooks that clean and lint before each commit
+	@$(run) dev
+
+clean: ## delete what was built; .venv and the notebooks stay
+	@rm -rf _build build dist *.egg-info

@@ -1,0 +1,71 @@
+__version__ = "0.1.0"
+
+# A book you can import: each name is derived in the chapter that exports its module.
+# The names are lazy (PEP 562): `import flowbook` loads no chapter, and not even torch,
+# until one of them is used. A type checker reads the imports below; `_NAMES` says the
+# same to Python, and a test holds the two together.
+
+from typing import TYPE_CHECKING
+
+_NAMES = {
+    "checks": ("check", "reject"),
+    "likelihood": ("divergence", "log_prob"),
+    "losses": ("cfm_loss", "fm_loss"),
+    "marginal": ("EmpiricalMarginal", "MixtureMarginal"),
+    "metrics": ("energy_distance",),
+    "networks": ("MLP",),
+    "ode": ("Solution", "solve"),
+    "paths": ("GaussianPath", "PathSample"),
+    "sampling": ("sample", "time_grid"),
+    "schedules": ("CosinePath", "CustomPath", "OTPath", "VEPath", "VPPath"),
+    "toy": ("GaussianMixture", "sample_moons"),
+    "training": ("TrainingRun", "train"),
+}
+_MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}
+
+__all__ = list(_MODULE_OF)
+
+if TYPE_CHECKING:
+    from .checks import check as check
+    from .checks import reject as reject
+    from .likelihood import divergence as divergence
+    from .likelihood import log_prob as log_prob
+    from .losses import cfm_loss as cfm_loss
+    from .losses import fm_loss as fm_loss
+    from .marginal import EmpiricalMarginal as EmpiricalMarginal
+    from .marginal import MixtureMarginal as MixtureMarginal
+    from .metrics import energy_distance as energy_distance
+    from .networks import MLP as MLP
+    from .ode import Solution as Solution
+    from .ode import solve as solve
+    from .paths import GaussianPath as GaussianPath
+    from .paths import PathSample as PathSample
+    from .sampling import sample as sample
+    from .sampling import time_grid as time_grid
+    from .schedules import CosinePath as CosinePath
+    from .schedules import CustomPath as CustomPath
+    from .schedules import OTPath as OTPath
+    from .schedules import VEPath as VEPath
+    from .schedules import VPPath as VPPath
+    from .toy import GaussianMixture as GaussianMixture
+    from .toy import sample_moons as sample_moons
+    from .training import TrainingRun as TrainingRun
+    from .training import train as train
+else:
+
+    def __getattr__(name):
+        import sys
+        from importlib import import_module
+
+        if name not in _MODULE_OF:
+            raise AttributeError(
+                f"module {__name__!r} has no attribute {name!r}",
+                name=name,
+                obj=sys.modules[__name__],  # so that Python can suggest a name
+            )
+        value = getattr(import_module(f".{_MODULE_OF[name]}", __name__), name)
+        globals()[name] = value
+        return value
+
+    def __dir__():
+        return sorted({*globals(), *_MODULE_OF})
