@@ -31,7 +31,8 @@ def chapter(number: str) -> None:
         known = ", ".join(p.stem.split("_")[0] for p in notebooks.notebooks())
         raise run.BookError(f"there is no chapter {number!r}; there are {known}")
     (done,) = run.run_all(found)
-    source, html = BUILD / "chapter" / "source", BUILD / "chapter" / "html"
+    folder = BUILD / "chapter" / done.path.stem
+    source, html = folder / "source", folder / "html"
     stage.stage_one(done, source)
     site.build(strict=False, source=source, html=html)
     print(f"The page is {(html / 'nbs' / f'{done.path.stem}.html').relative_to(ROOT)}")

@@ -83,8 +83,8 @@ def gaps(found: list[Statement], recorded: list[dict]) -> list[str]:
 FREE = ("ch-", "def-", "eq-", "code-", "rem-", "ex-", "alg-", "asm-")
 
 
-def page(found: list[Statement], recorded: list[dict]) -> str:
-    """The ledger as MyST markdown."""
+def page(found: list[Statement], recorded: list[dict], titles: dict[str, str]) -> str:
+    """The ledger as MyST markdown; `titles` gives each page's."""
     wrong = sum(c["rejected"] for c in recorded)
     lines = [
         "(ledger)=",
@@ -97,12 +97,12 @@ def page(found: list[Statement], recorded: list[dict]) -> str:
         "",
     ]
     for page_name in dict.fromkeys(s.page for s in found):
-        lines += [f"## {{doc}}`{page_name}`", ""]
+        lines += [f"## {titles[page_name]}", ""]
         for s in (s for s in found if s.page == page_name):
             lines += [
-                _heading(s),
+                f"### {s.title or s.kind.capitalize()}",
                 "",
-                f"*Hypotheses.* {s.hypotheses}",
+                f"{_link(s)} · *Hypotheses.* {s.hypotheses}",
                 "",
             ]
             rows = [c for c in recorded if c["statement"] == s.label]
@@ -116,11 +116,11 @@ def page(found: list[Statement], recorded: list[dict]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _heading(s: Statement) -> str:
-    """A linked number and the title, or the name of a statement that has no number."""
+def _link(s: Statement) -> str:
+    """A link to the statement and its proof; the paper's three print their name."""
     if s.label in ("thm-1", "thm-2", "thm-3"):
-        return f"### {{prf:ref}}`{s.title} <{s.label}>`"
-    return f"### {{prf:ref}}`{s.label}` {s.title}".rstrip()
+        return f"{{prf:ref}}`{s.title} <{s.label}>`"
+    return f"{{prf:ref}}`{s.label}`"
 
 
 def table(rows: list[dict]) -> list[str]:
@@ -137,7 +137,7 @@ def table(rows: list[dict]) -> list[str]:
         "  - Where the tolerance comes from",
     ]
     for c in rows:
-        relation = "> " if c["rejected"] else "≤ "
+        relation = "\\> " if c["rejected"] else "≤ "
         mark = "✗ " if c["rejected"] else "✓ "
         lines += [
             f"* - {mark}{c['claim']}",

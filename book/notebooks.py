@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,6 +87,15 @@ def module_of(nb: NotebookNode) -> str | None:
             if name:
                 return name
     return None
+
+
+def title(nb: NotebookNode) -> str:
+    """The text of a notebook's first heading. Raises ValueError if it has none."""
+    for cell in nb.cells:
+        found = re.search(r"^# (.+)$", cell.source, re.MULTILINE)
+        if cell.cell_type == "markdown" and found:
+            return found[1]
+    raise ValueError("a notebook needs a title: a line that starts with '# '")
 
 
 # --- clean and export ----------------------------------------------------------------

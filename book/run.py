@@ -8,6 +8,7 @@ exported function may not.
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from .notebooks import directives, read, visible_modules
 
 RUNS = BUILD / "runs"
 CELL_SECONDS = 600
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
 COLAB = """
 import sys, types
 from IPython import get_ipython
@@ -74,17 +76,20 @@ def key(nb: NotebookNode) -> str:
     code = [c.source for c in nb.cells if c.cell_type == "code"]
     seen = [f"{p.name}\n{p.read_text()}" for p in modules]
     lock = (ROOT / "lock.txt").read_text()
-    return _digest(sys.version, lock, Path(__file__).read_text(), *code, *seen)
+    return _digest(sys.version, lock, COLAB, *code, *seen)
 
 
 def installed_wheel() -> Path:
     """Build the wheel and install it, alone, in a folder of its own; return that."""
     site = BUILD / "wheel" / package_key()
     if not site.exists():
-        shutil.rmtree(site.parent, ignore_errors=True)
-        wheel = build_wheel(site.parent / "dist")
-        pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index"]
-        subprocess.run([*pip, "--target", site, wheel], check=True)
+        site.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=site.parent) as aside:
+            wheel = build_wheel(Path(aside, "dist"))
+            pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps"]
+            target = ["--no-index", "--target", Path(aside, "site"), wheel]
+            subprocess.run([*pip, *target], check=True)
+            Path(aside, "site").rename(site)  # whole, or not there
     return site
 
 
@@ -115,6 +120,10 @@ def cached(path: Path) -> Run | None:
     if not record.exists():
         return None
     kept = json.loads(record.read_text())
+    return _with_outputs(path, nb, folder, kept)
+
+
+def _with_outputs(path: Path, nb: NotebookNode, folder: Path, kept: dict) -> Run:
     code = [c for c in nb.cells if c.cell_type == "code"]
     for cell, outputs in zip(code, kept["outputs"], strict=True):
         cell.outputs = [nbformat.from_dict(o) for o in outputs]
@@ -159,9 +168,9 @@ def execute(path: Path, site: Path, threads: int) -> Run:
         files = folder / "files"
         shutil.copytree(work, files)
     outputs = [c.outputs for c in nb.cells if c.cell_type == "code"]
-    record = json.dumps({"seconds": seconds, "outputs": outputs})
-    (folder / "outputs.json").write_text(record)
-    return cached(path)
+    record = {"seconds": seconds, "outputs": outputs}
+    (folder / "outputs.json").write_text(json.dumps(record))
+    return _with_outputs(path, source, folder, record)
 
 
 def _explain(path: Path, nb: NotebookNode, error: Exception) -> str:
@@ -169,7 +178,7 @@ def _explain(path: Path, nb: NotebookNode, error: Exception) -> str:
     for number, cell in enumerate(nb.cells):
         for output in cell.get("outputs", []):
             if output.output_type == "error":
-                trace = "\n".join(output.traceback)
+                trace = ANSI.sub("", "\n".join(output.traceback))
                 return (
                     f"{path.name}, cell {number} (id {cell.id}): "
                     f"{output.ename}: {output.evalue}\n{cell.source}\n{trace}"

@@ -16,7 +16,7 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell
 
 from . import BUILD, NBS, PACKAGE, ROOT, ledger
-from .notebooks import directives, module_of
+from .notebooks import directives, module_of, title
 from .run import BookError, Run
 from .settings import Settings, read_settings
 
@@ -85,14 +85,22 @@ def api_pages(modules: dict[str, str]) -> dict[str, str]:
             f"- {{py:mod}}`flowbook.{module}` — from {{doc}}`../nbs/{chapter}`"
         )
         pages[f"api/{module}.md"] = (
-            f"# `flowbook.{module}`\n\n{doc}\n"
+            f"# flowbook.{module}\n\n{doc}\n"
             f"Derived in {{doc}}`../nbs/{chapter}`.\n\n"
             f"```{{eval-rst}}\n.. automodule:: flowbook.{module}\n"
             "   :members:\n   :member-order: bysource\n```\n"
         )
-    listing = "\n".join(["```{toctree}", ":hidden:", "", *modules, "```", ""])
-    pages["api/index.md"] = "\n".join([*lines, "", listing])
+    pages["api/index.md"] = "\n".join([*lines, ""])
     return pages
+
+
+def contents(modules: dict[str, str]) -> str:
+    """`_toc.yml`, with a page for each module below the API's."""
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
+    chapters = [c for part in toc["parts"] for c in part["chapters"]]
+    api = next(c for c in chapters if c["file"] == "api/index")
+    api["sections"] = [{"file": f"api/{module}"} for module in modules]
+    return yaml.safe_dump(toc, sort_keys=False, allow_unicode=True)
 
 
 def config(settings: Settings) -> str:
@@ -150,10 +158,11 @@ def stage(runs: list[Run], folder: Path = SOURCE) -> None:
     for path in static:
         files[f"_static/{path.name}"] = path.read_bytes()
     files |= api_pages(modules)
-    files["ledger.md"] = ledger.page(found, recorded)
+    titles = {f"nbs/{run.path.stem}": title(run.nb) for run in runs}
+    files["ledger.md"] = ledger.page(found, recorded, titles)
     files["references.bib"] = (ROOT / "book" / "references.bib").read_text()
     files["bibliography.md"] = (ROOT / "book" / "bibliography.md").read_text()
-    files["_toc.yml"] = (ROOT / "_toc.yml").read_text()
+    files["_toc.yml"] = contents(modules)
     files["_config.yml"] = config(read_settings())
     write(files, folder)
 

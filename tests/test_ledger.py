@@ -59,6 +59,8 @@ def test_a_statement_without_a_check_is_a_gap():
 def test_the_page_has_a_row_for_each_check():
     """Catches a residual that is measured and not shown."""
     found = list(ledger.statements("nbs/x", TEXT))
-    page = ledger.page(found, [row("thm-a"), row("thm-a", rejected=True)])
+    page = ledger.page(
+        found, [row("thm-a"), row("thm-a", rejected=True)], {"nbs/x": "00 · X"}
+    )
     assert page.count("1e-16") == 2
     assert "✓ c" in page and "✗ c" in page and "definition in disguise" in page

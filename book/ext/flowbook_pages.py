@@ -56,6 +56,13 @@ def name_statements(app: Sphinx, doctree: nodes.document, docname: str) -> None:
         node["realtype"] = ""
 
 
+def plain_docstring(app, what, name, obj, options, lines: list[str]) -> None:
+    """Docstrings are plain text with `code` and *stress*; (B, *D), |x| are no markup."""
+    parts = "\n".join(lines).split("`")
+    parts[::2] = [re.sub(r"(?<!\w)\*(?!\w+\*)|[|\\]|_\b", r"\\\g<0>", part) for part in parts[::2]]
+    lines[:] = "``".join(parts).split("\n")
+
+
 def drop_icon_script(app: Sphinx, error: Exception | None) -> None:
     """Leave out the theme's 1.5 MB icon script: its style sheet has the icons too."""
     if error:
@@ -74,6 +81,7 @@ def drop_icon_script(app: Sphinx, error: Exception | None) -> None:
 
 def setup(app: Sphinx) -> dict:
     app.connect("env-check-consistency", number_by_chapter)
+    app.connect("autodoc-process-docstring", plain_docstring)
     app.connect("doctree-resolved", name_statements)
     app.connect("build-finished", drop_icon_script)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
