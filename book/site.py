@@ -13,6 +13,7 @@ from .run import BookError
 from .stage import SOURCE
 
 HTML = BUILD / "html"
+UNUSED = ["sphinx_thebe", "sphinx_comments", "sphinx_jupyterbook_latex"]
 
 
 def _digest(folder: Path) -> str:
@@ -56,6 +57,8 @@ def _configure(source: Path) -> None:
         raise BookError(
             f"Jupyter Book refuses _config.yml:\n{done.stdout}{done.stderr}"
         )
+    with (source / "conf.py").open("a") as conf:
+        conf.write(f"\nextensions = [e for e in extensions if e not in {UNUSED}]\n")
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):

@@ -33,6 +33,7 @@ def page(nb: NotebookNode) -> NotebookNode:
     for number, cell in enumerate(nb.cells):
         if cell.cell_type != "code":
             cell.source = NAMED.sub(r"{prf:ref}`Theorem \1 <thm-\1>`", cell.source)
+            cell.source = ledger.BLOCK.sub(_indexed, cell.source)
             cells.append(cell)
             continue
         found = directives(cell.source)
@@ -50,6 +51,14 @@ def page(nb: NotebookNode) -> NotebookNode:
         cells.append(cell)
     nb.cells = cells
     return nb
+
+
+def _indexed(block: re.Match) -> str:
+    """A statement with an index entry for its title, which the search ranks first."""
+    name = block["title"].replace("(Lipman et al.)", "").strip()
+    if not name or any(c in name for c in ";!$`"):
+        return block[0]
+    return f"```{{index}} single: {name}\n```\n\n{block[0]}"
 
 
 def _mark(cell: NotebookNode, module: str) -> NotebookNode:
@@ -109,19 +118,14 @@ def config(settings: Settings) -> str:
     loaded["title"], loaded["author"] = settings.title, settings.author
     loaded["copyright"] = settings.copyright.partition(",")[0]
     if settings.has_owner:
-        loaded["repository"] = {
-            "url": settings.repository_url,
-            "branch": settings.tag,
-            "path_to_book": "",
-        }
-        loaded["html"] |= {
+        loaded["sphinx"]["config"]["html_theme_options"] |= {
+            "repository_url": settings.repository_url,
+            "repository_branch": settings.tag,
+            "path_to_docs": "",
             "use_repository_button": True,
             "use_issues_button": True,
-            "use_edit_page_button": True,
-        }
-        loaded["launch_buttons"] = {
-            "colab_url": "https://colab.research.google.com",
-            "notebook_interface": "classic",
+            "use_source_button": True,
+            "launch_buttons": {"colab_url": "https://colab.research.google.com"},
         }
     return yaml.safe_dump(loaded, sort_keys=False, allow_unicode=True)
 

@@ -11,7 +11,11 @@ from book import browser, site
 
 pytestmark = pytest.mark.book
 
-PAGES = sorted(str(p.relative_to(site.HTML)) for p in site.HTML.rglob("*.html"))
+PAGES = sorted(
+    str(p.relative_to(site.HTML))
+    for p in site.HTML.rglob("*.html")
+    if "_static" not in p.parts and p != site.HTML / "index.html"
+)
 TOOLS = {"genindex.html", "search.html", "py-modindex.html"}
 WIDE, PHONE = {"width": 1400, "height": 900}, {"width": 360, "height": 740}
 QUIET = ["--no-sandbox", "--disable-background-networking", "--disable-sync"]
@@ -74,6 +78,12 @@ def test_there_is_a_book():
     """Catches a build that leaves nothing behind, which every test below would pass."""
     assert "nbs/index.html" in PAGES, "run `make book` first"
     assert len(PAGES) > 20
+
+
+def test_the_front_door_leads_to_the_landing_page(tab, address):
+    """Catches a bare address that answers with a list of files."""
+    tab.goto(address)
+    tab.wait_for_url("**/nbs/index.html")
 
 
 @pytest.mark.parametrize("page", PAGES)

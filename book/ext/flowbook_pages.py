@@ -57,9 +57,11 @@ def name_statements(app: Sphinx, doctree: nodes.document, docname: str) -> None:
 
 
 def plain_docstring(app, what, name, obj, options, lines: list[str]) -> None:
-    """Docstrings are plain text with `code` and *stress*; (B, *D), |x| are no markup."""
+    """Docstrings are plain text with `code` and *stress*; (B, *D) is no markup."""
     parts = "\n".join(lines).split("`")
-    parts[::2] = [re.sub(r"(?<!\w)\*(?!\w+\*)|[|\\]|_\b", r"\\\g<0>", part) for part in parts[::2]]
+    parts[::2] = [
+        re.sub(r"(?<!\w)\*(?!\w+\*)|[|\\]|_\b", r"\\\g<0>", part) for part in parts[::2]
+    ]
     lines[:] = "``".join(parts).split("\n")
 
 
