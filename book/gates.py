@@ -16,7 +16,10 @@ Gate = Callable[[], None]
 
 def _call(*command: str | Path) -> None:
     """Run a command in the root; raise BookError with its name if it fails."""
-    if subprocess.run([sys.executable, "-m", *command], cwd=ROOT).returncode:
+    # One thread: small tensors gain nothing from more, and a busy machine loses much.
+    alone = {"OMP_NUM_THREADS": "1", **os.environ}
+    done = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, env=alone)
+    if done.returncode:
         raise BookError(f"failed: {' '.join(map(str, command))}")
 
 

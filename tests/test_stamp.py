@@ -250,7 +250,7 @@ def test_readme_names_files_that_exist():
     """Catches: a link to a file that was renamed or never written."""
     text = (ROOT / "README.md").read_text()
     links = re.findall(r"\]\(([^)#:]+)\)", text)
-    assert "book/static/digits.png" in links
+    assert "book/static/readme.png" in links
     links.append(stamp.FIRST_CHAPTER)  # where the Colab badge leads
     assert [link for link in links if not (ROOT / link).exists()] == []
 
@@ -268,7 +268,7 @@ def test_readme_example_runs_as_printed(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", readme_example()],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
     )

@@ -1,0 +1,188 @@
+"""Chapter 16: digits, halves, nearest neighbours, pictures."""
+
+import math
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch.testing import assert_close
+
+from flowbook.images import (
+    image_grid,
+    load_digits,
+    nearest,
+    random_halves,
+    save_animation,
+)
+
+F64 = torch.float64
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_digits():
+    """Catches: a scale other than [-1, 1], a missing channel, shuffled labels."""
+    from sklearn import datasets
+
+    images, labels = load_digits(dtype=F64)
+    raw = datasets.load_digits()
+    assert images.shape == (1797, 1, 8, 8) and labels.shape == (1797,)
+    assert images.min() == -1 and images.max() == 1
+    expected = torch.tensor(raw.data, dtype=F64)
+    assert_close((images.flatten(1) + 1) * 8, expected, rtol=0, atol=0)
+    assert labels.tolist() == raw.target.tolist() and not labels.is_floating_point()
+    assert load_digits()[0].dtype == torch.get_default_dtype()
+
+
+@pytest.mark.parametrize("n", [2, 7, 8])
+def test_halves(n):
+    """Catches: halves that overlap or leave one out; no shuffle; a fixed one."""
+    first, second = random_halves(n, generator=seeded())
+    assert (len(first), len(second)) == (n // 2, n - n // 2)
+    assert sorted(first.tolist() + second.tolist()) == list(range(n))
+    again = random_halves(n, generator=seeded())
+    assert torch.equal(first, again[0]) and torch.equal(second, again[1])
+
+
+def test_halves_are_random():
+    """Catches: a split in the order of the file."""
+    splits = {
+        tuple(random_halves(9, generator=seeded(k))[0].tolist()) for k in range(9)
+    }
+    assert len(splits) > 5
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+@pytest.mark.parametrize("chunk", [1, 3, 100])
+def test_nearest(dtype, chunk):
+    """Catches: the farthest, a chunk that loses rows, a squared or mean distance."""
+    x = torch.randn(5, 2, 3, generator=seeded(1), dtype=dtype)
+    data = torch.randn(7, 2, 3, generator=seeded(2), dtype=dtype) + 10
+    index, distance = nearest(x, data, chunk=chunk)
+    for row in range(5):
+        gaps = [
+            math.sqrt(sum((a - b) ** 2 for a, b in zip(p, q, strict=True)))
+            for p, q in (
+                (x[row].flatten().tolist(), y.flatten().tolist()) for y in data
+            )
+        ]
+        assert index[row] == gaps.index(min(gaps))
+        assert math.isclose(distance[row], min(gaps), rel_tol=1e-5)
+    assert index.shape == distance.shape == (5,) and distance.dtype == dtype
+
+
+def test_a_copy_has_distance_zero():
+    """Catches: distances from products of large numbers, which hide a copy."""
+    data = torch.randn(30, 4, generator=seeded()) + 1000
+    index, distance = nearest(data[10:15], data)
+    assert index.tolist() == [10, 11, 12, 13, 14] and (distance == 0).all()
+
+
+def test_a_copy_is_nearer_than_its_near_twin():
+    """Catches: distances from products in float32, which take the twin for the copy."""
+    copy = torch.randn(1, 64, generator=seeded(3))
+    twin = copy.clone()
+    twin[0, 7] += 1e-4
+    far = torch.randn(40, 64, generator=seeded(4)) + 5
+    index, distance = nearest(copy.expand(30, -1), torch.cat([far, twin, copy]))
+    assert (index == 41).all() and (distance == 0).all()
+
+
+def test_nearest_refuses_another_dtype():
+    """Catches: a comparison in a precision that nobody asked for."""
+    with pytest.raises(TypeError, match=r"got x torch.float64, data torch.float32"):
+        nearest(torch.zeros(2, 3, dtype=F64), torch.zeros(2, 3))
+
+
+@pytest.mark.parametrize(
+    ("x", "data", "chunk", "match"),
+    [
+        ((5, 3), (7, 4), 9, r"got \(5, 3\), \(7, 4\)"),
+        ((5, 3), (0, 3), 9, r"got \(5, 3\), \(0, 3\)"),
+        ((5, 3), (7, 3), 0, "and chunk 0"),
+        ((5,), (7, 3), 9, r"x must have shape \(B, \*D\), got \(5,\)"),
+    ],
+)
+def test_nearest_refuses(x, data, chunk, match):
+    """Catches: shapes that broadcast, and an argmin over nothing."""
+    with pytest.raises(ValueError, match=match):
+        nearest(torch.zeros(x), torch.zeros(data), chunk=chunk)
+
+
+def test_nearest_refuses_nan():
+    """Catches: a NaN sample that is nearest to image 0."""
+    with pytest.raises(ValueError, match="x must be finite, got 3 NaN"):
+        nearest(torch.full((1, 3), math.nan), torch.zeros(2, 3))
+    with pytest.raises(TypeError, match="data must be floating point"):
+        nearest(torch.zeros(1, 3), torch.zeros(2, 3, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("gap", [0, 2])
+def test_grid(gap):
+    """Catches: rows for columns, transposed images, a gap left at the end."""
+    images = torch.arange(5 * 2 * 3 * 4, dtype=F64).view(5, 2, 3, 4)
+    grid = image_grid(images, 3, gap=gap)
+    assert grid.shape == (2, 2 * 3 + gap, 3 * 4 + 2 * gap)
+    expected = torch.full_like(grid, -1)
+    for k in range(5):
+        top, left = k // 3 * (3 + gap), k % 3 * (4 + gap)
+        expected[:, top : top + 3, left : left + 4] = images[k]
+    assert_close(grid, expected)
+
+
+def test_grid_default_gap():
+    """Catches: no line between neighbours."""
+    assert image_grid(torch.zeros(2, 1, 3, 3), 2).shape == (1, 3, 7)
+
+
+@pytest.mark.parametrize(
+    ("size", "columns", "gap"),
+    [
+        ((5, 3, 4), 2, 1),
+        ((0, 1, 3, 4), 2, 1),
+        ((5, 1, 3, 4), 0, 1),
+        ((5, 1, 3, 4), 2, -1),
+    ],
+)
+def test_grid_refuses(size, columns, gap):
+    """Catches: a division by zero columns; images laid over each other."""
+    with pytest.raises(ValueError, match=r"expected images \(N, C, H, W\)"):
+        image_grid(torch.zeros(size), columns, gap=gap)
+
+
+def test_animation():
+    """Catches: swapped axes or colours, values that wrap round, a film that stops."""
+    frames = torch.zeros(3, 3, 8, 16)
+    frames[0, 0] = 7.0  # red, far too bright
+    frames[1, 1] = 0.5  # half green
+    frames[2, 2, :, 8:] = 1.0  # blue, at the right
+    frames[2, 0] = -0.5
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "film.webp"
+        size = save_animation(frames, path, frame_ms=40, last_ms=900, quality=100)
+        assert size == path.stat().st_size
+        with Image.open(path) as film:
+            assert (film.n_frames, film.size) == (3, (16, 8))
+            assert film.info["loop"] == 0
+            seen, durations = [], []
+            for k in range(3):
+                film.seek(k)
+                seen.append(film.convert("RGB"))
+                durations.append(film.info["duration"])
+    places = [(0, (4, 4)), (1, (4, 4)), (2, (2, 4)), (2, (13, 4))]
+    colours = [seen[k].getpixel(place) for k, place in places]
+    expected = [(255, 0, 0), (0, 128, 0), (0, 0, 0), (0, 0, 255)]
+    for colour, wanted in zip(colours, expected, strict=True):
+        assert max(abs(a - b) for a, b in zip(colour, wanted, strict=True)) <= 8
+    assert durations == [40, 40, 900]
+
+
+@pytest.mark.parametrize("size", [(3, 8, 8), (0, 3, 8, 8), (2, 1, 8, 8)])
+def test_animation_refuses(size):
+    """Catches: a film without frames; grey frames that PIL would misread."""
+    with pytest.raises(ValueError, match=r"frames must be \(T, 3, H, W\), got"):
+        save_animation(torch.zeros(size), "never-written.webp")

@@ -1,0 +1,281 @@
+"""The four paths and one's own: values, derivatives, ends, and the last ulp near 1."""
+
+import math
+import pickle
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from flowbook.paths import GaussianPath
+from flowbook.schedules import CosinePath, CustomPath, OTPath, VEPath, VPPath
+
+PATHS = [
+    OTPath(),
+    OTPath(0.1),
+    VPPath(),
+    VPPath(0.3, 7.0),
+    VEPath(0.02, 5.0),
+    CosinePath(),
+]
+TIMES = torch.tensor([0.0, 0.1, 0.35, 0.5, 0.8, 0.97], dtype=torch.float64)
+
+
+def batch(shape=(6, 3), dtype=torch.float64):
+    g = torch.Generator().manual_seed(4)
+    x0, x1 = torch.randn(2, *shape, generator=g, dtype=dtype).unbind()
+    return x0, x1
+
+
+def by_the_book(path, t):
+    """alpha and sigma from the paper's formulas, in Python floats."""
+    s = 1 - t
+    match path:
+        case OTPath(sigma_min):
+            return t, 1 - (1 - sigma_min) * t
+        case VPPath(low, high):
+            area = (low + (low + (high - low) * s)) / 2 * s  # trapezium under β
+            return math.exp(-area / 2), math.sqrt(1 - math.exp(-area))
+        case VEPath(low, high):
+            return 1.0, high ** (1 - t) * low**t
+        case CosinePath():
+            return math.sin(math.pi / 2 * t), math.cos(math.pi / 2 * t)
+
+
+@pytest.mark.parametrize("path", PATHS, ids=repr)
+def test_values_are_the_papers(path):
+    """A constant, a factor, the clock not reversed, alpha and sigma exchanged."""
+    expected = torch.tensor(
+        [by_the_book(path, t) for t in TIMES.tolist()], dtype=torch.float64
+    )
+    assert_close(path.alpha(TIMES), expected[:, 0])
+    assert_close(path.sigma(TIMES), expected[:, 1])
+
+
+@pytest.mark.parametrize("path", PATHS, ids=repr)
+def test_derivatives_are_those_of_the_values(path):
+    """A sign, a factor or a term of dalpha or dsigma."""
+    t = TIMES.clone().requires_grad_()
+    for value, slope in ((path.alpha, path.dalpha), (path.sigma, path.dsigma)):
+        total = value(t).sum() + 0 * t.sum()  # in the graph even if constant
+        assert_close(slope(TIMES), torch.autograd.grad(total, t)[0])
+
+
+@pytest.mark.parametrize("path", PATHS, ids=repr)
+@pytest.mark.parametrize("shape", [(6, 1), (6, 3), (6, 2, 3, 4)])
+def test_shortened_arithmetic_is_the_general_one(path, shape):
+    """A factor or a sign in a path's own `_flow`."""
+    x0, x1 = batch(shape)
+    sample = path.interpolate(x0, x1, TIMES)
+    s = TIMES.view(-1, *[1] * (len(shape) - 1))
+    assert_close(sample.xt, path.alpha(s) * x1 + path.sigma(s) * x0)
+    assert_close(sample.ut, path.dalpha(s) * x1 + path.dsigma(s) * x0)
+    assert_close(path.velocity(sample.xt, TIMES, x1), sample.ut)
+
+
+@pytest.mark.parametrize("path", PATHS, ids=repr)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_elementwise_and_in_the_dtype_of_t(path, dtype):
+    """A reduction, or a constant that changes the dtype."""
+    t = TIMES.to(dtype)
+    for schedule in (path.alpha, path.sigma, path.dalpha, path.dsigma):
+        flat, folded = schedule(t), schedule(t.view(3, 2, 1))
+        assert flat.dtype == dtype
+        assert_close(folded.view(6), flat)
+        assert_close(schedule(t[2]), flat[2])
+
+
+def test_known_values():
+    """Numbers worked out elsewhere: Lipman et al., eq. 19 and 21, by hand."""
+    x, x1 = torch.tensor([[[0.7]], [[1.3]]], dtype=torch.float64)
+    at = {
+        VPPath(): 1.692538776929661,
+        OTPath(0.1): (1.3 - 0.9 * 0.7) / (1 - 0.9 * 0.5),
+        VEPath(0.01, 10.0): math.log(1000) * 0.6,
+        CosinePath(): math.pi / 2 * (1.3 * math.sqrt(2) - 0.7),
+    }
+    for path, value in at.items():
+        assert path.velocity(x, 0.5, x1).item() == pytest.approx(value, rel=1e-12)
+
+
+def test_where_the_paths_start():
+    """beta_max halved or doubled; VE's prior left at 1."""
+    zero = torch.zeros(1, dtype=torch.float64)
+    assert VPPath().alpha(zero).item() == pytest.approx(0.00657, abs=5e-6)
+    assert VPPath().sigma(zero).item() == pytest.approx(0.9999784, abs=5e-8)
+    assert VEPath(1, 20).prior_std == 20.0 and isinstance(
+        VEPath(1, 20).prior_std, float
+    )
+    assert {p.prior_std for p in PATHS if not isinstance(p, VEPath)} == {1.0}
+
+
+def test_time_spans():
+    """VP trained on the infinite target at t = 1; another path cut for nothing."""
+    assert VPPath().t_span == (0.0, 1 - 1e-5)
+    assert {p.t_span for p in PATHS if not isinstance(p, VPPath)} == {(0.0, 1.0)}
+
+
+@pytest.mark.parametrize("path", [OTPath(1e-6), VPPath(), CosinePath()], ids=repr)
+def test_single_precision_near_the_end(path):
+    """sigma as 1 − (something near 1), or as the cosine of something near π/2."""
+    t = 1 - torch.logspace(-1, -6.5, 50, dtype=torch.float64).float()
+    assert_close(path.sigma(t).double(), path.sigma(t.double()), rtol=1e-6, atol=0)
+    for slope in (path.dalpha, path.dsigma):
+        assert_close(slope(t).double(), slope(t.double()), rtol=2e-6, atol=0)
+
+
+@pytest.mark.parametrize("path", [OTPath(), CosinePath()], ids=repr)
+def test_a_clean_end_is_exact(path):
+    """A point that misses x1 at t = 1, or an infinite target."""
+    x0, x1 = batch(dtype=torch.float32)
+    sample = path.interpolate(x0, x1, 1.0)
+    assert torch.equal(sample.xt, x1)
+    assert sample.ut.isfinite().all()
+
+
+def test_singular_ends_are_refused():
+    """NaN or infinity handed on where a number t said so."""
+    x0, x1 = batch()
+    for path in (OTPath(), VPPath(), CosinePath()):
+        with pytest.raises(ValueError, match="sigma = 0 at t = 1"):
+            path.velocity(x0, 1.0, x1)
+    with pytest.raises(ValueError, match="infinite speed at t = 1"):
+        VPPath().interpolate(x0, x1, 1.0)
+    assert VPPath().interpolate(x0, x1, VPPath().t_span[1]).ut.isfinite().all()
+    assert OTPath(0.1).velocity(x0, 1.0, x1).isfinite().all()
+    assert VEPath(0.1, 2.0).velocity(x0, 1.0, x1).isfinite().all()
+
+
+# --- one's own ---------------------------------------------------------------------
+
+
+def quadratic(t):
+    return t**2
+
+
+def narrowing(t):
+    return 2 - 1.5 * t
+
+
+OWN = CustomPath(quadratic, narrowing)
+
+
+def test_own_path_gets_its_derivatives_by_autodiff():
+    """alpha_fn and sigma_fn exchanged, or a derivative of the wrong one."""
+    assert_close(OWN.alpha(TIMES), TIMES**2)
+    assert_close(OWN.sigma(TIMES), 2 - 1.5 * TIMES)
+    assert_close(OWN.dalpha(TIMES), 2 * TIMES)
+    assert_close(OWN.dsigma(TIMES), torch.full_like(TIMES, -1.5))
+    folded = TIMES.view(3, 2, 1)
+    assert_close(OWN.dalpha(folded), 2 * folded)
+    with torch.no_grad():
+        assert_close(OWN.dalpha(TIMES), 2 * TIMES)
+
+
+def test_own_path_uses_the_derivatives_it_is_given():
+    """Given derivatives ignored, or exchanged."""
+    told = CustomPath(quadratic, narrowing, torch.sin, torch.cos)
+    assert_close(told.dalpha(TIMES), torch.sin(TIMES))
+    assert_close(told.dsigma(TIMES), torch.cos(TIMES))
+
+
+def test_own_path_with_a_constant():
+    """A function that doesn't depend on t, whose gradient autodiff may lack."""
+    path = CustomPath(torch.ones_like, narrowing)
+    assert_close(path.dalpha(TIMES), torch.zeros_like(TIMES))
+
+
+def test_own_path_takes_part_in_gradients():
+    """A derivative by autodiff that is cut off from t."""
+    t = TIMES.clone().requires_grad_()
+    (second,) = torch.autograd.grad(OWN.dalpha(t).sum(), t)
+    assert_close(second, torch.full_like(t, 2.0))
+
+
+def test_own_path_has_its_prior_and_span():
+    """The prior read at another time; the span ignored."""
+    assert OWN.prior_std == 2.0
+    assert OWN.t_span == (0.0, 1.0)
+    assert CustomPath(quadratic, narrowing, t_span=(0.0, 0.9)).t_span == (0.0, 0.9)
+    late = CustomPath(quadratic, lambda t: 1 / t, t_span=(0.25, 1.0))
+    assert late.prior_std == 4.0 and isinstance(late.prior_std, float)
+    assert_close(
+        OWN.prior_log_prob(torch.zeros(1, 2)).exp(), torch.tensor([1 / (8 * math.pi)])
+    )
+
+
+# --- objects, and bad input ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", [*PATHS, OWN], ids=repr)
+def test_paths_are_values(path):
+    """A path that cannot be stored, compared or used as a key."""
+    assert isinstance(path, GaussianPath)
+    again = pickle.loads(pickle.dumps(path))
+    assert again == path and hash(again) == hash(path) and again is not path
+    with pytest.raises(AttributeError):
+        path.sigma_min = 0.5
+
+
+def test_repr_is_how_it_was_made():
+    """A repr that hides the parameters."""
+    for path in PATHS:
+        assert eval(repr(path)) == path
+    assert repr(VPPath()) == "VPPath(beta_min=0.1, beta_max=20.0)"
+
+
+@pytest.mark.parametrize("bad", [-0.1, 1.0, 2.0, math.nan, math.inf])
+def test_ot_refuses(bad):
+    """A deviation that grows, or is negative."""
+    with pytest.raises(ValueError, match=r"sigma_min must lie in \[0, 1\), got"):
+        OTPath(bad)
+
+
+@pytest.mark.parametrize(
+    "bad", [(0.0, 1.0), (2.0, 1.0), (0.1, math.inf), (math.nan, 1)]
+)
+def test_vp_and_ve_refuse(bad):
+    """Rates or deviations that are not positive, ordered and finite."""
+    with pytest.raises(
+        ValueError, match=r"need 0 < beta_min <= beta_max, got VPPath\(b"
+    ):
+        VPPath(*bad)
+    with pytest.raises(
+        ValueError, match=r"need 0 < sigma_min < sigma_max, got VEPath\(s"
+    ):
+        VEPath(*bad)
+
+
+def test_ve_needs_its_scales():
+    """A default that cannot suit all data."""
+    with pytest.raises(TypeError, match="sigma_min"):
+        VEPath()
+    with pytest.raises(ValueError, match="sigma_min < sigma_max"):
+        VEPath(1.0, 1.0)
+    assert VPPath(1.0, 1.0).beta_max == 1.0  # a constant β is a schedule
+
+
+@pytest.mark.parametrize(
+    ("alpha", "sigma", "message"),
+    [
+        (lambda t: t.sum(), narrowing, "alpha must be finite, shaped like t: "),
+        (quadratic, lambda t: 0.5, "sigma must be finite, shaped like t: 0.5"),
+        (lambda t: t / 0, narrowing, "alpha must be finite, shaped like t: "),
+        (quadratic, lambda t: 0.3 - t, "sigma must be positive inside"),
+        (quadratic, torch.zeros_like, "sigma must be positive inside"),
+        (quadratic, lambda t: (t - 0.5).abs(), "sigma must be positive inside"),
+        (quadratic, lambda t: 1 / t, r"sigma must be positive .* and at 0.0"),
+        (quadratic, lambda t: t, r"sigma must be positive .* and at 0.0"),
+    ],
+)
+def test_own_path_refuses(alpha, sigma, message):
+    """A schedule that reduces, is no tensor, is infinite, or crosses zero."""
+    with pytest.raises(ValueError, match=message):
+        CustomPath(alpha, sigma)
+
+
+@pytest.mark.parametrize("span", [(0.5, 0.2), (-1.0, 1.0), (0.0, 2.0), (0.3, 0.3)])
+def test_own_path_refuses_a_span(span):
+    """A span that runs backwards or leaves [0, 1]."""
+    with pytest.raises(ValueError, match="need 0 <= t0 < t1 <= 1, got t_span = "):
+        CustomPath(quadratic, narrowing, t_span=span)
