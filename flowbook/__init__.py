@@ -9,11 +9,26 @@ from typing import TYPE_CHECKING
 
 _NAMES = {
     "checks": ("check", "reject"),
+    "conversions": (
+        "data_to_noise",
+        "data_to_score",
+        "data_to_velocity",
+        "noise_to_data",
+        "noise_to_score",
+        "noise_to_velocity",
+        "score_to_data",
+        "score_to_noise",
+        "score_to_velocity",
+        "velocity_to_data",
+        "velocity_to_noise",
+        "velocity_to_score",
+    ),
     "likelihood": ("divergence", "log_prob"),
-    "losses": ("cfm_loss", "fm_loss"),
+    "losses": ("cfm_loss", "fm_loss", "loss_floor"),
     "marginal": ("EmpiricalMarginal", "MixtureMarginal"),
-    "metrics": ("energy_distance",),
+    "metrics": ("energy_distance", "energy_distance_null"),
     "networks": ("MLP",),
+    "notation": ("rescale_clock", "reverse_clock"),
     "ode": ("Solution", "solve"),
     "paths": ("GaussianPath", "PathSample"),
     "sampling": ("sample", "time_grid"),
@@ -28,14 +43,30 @@ __all__ = list(_MODULE_OF)
 if TYPE_CHECKING:
     from .checks import check as check
     from .checks import reject as reject
+    from .conversions import data_to_noise as data_to_noise
+    from .conversions import data_to_score as data_to_score
+    from .conversions import data_to_velocity as data_to_velocity
+    from .conversions import noise_to_data as noise_to_data
+    from .conversions import noise_to_score as noise_to_score
+    from .conversions import noise_to_velocity as noise_to_velocity
+    from .conversions import score_to_data as score_to_data
+    from .conversions import score_to_noise as score_to_noise
+    from .conversions import score_to_velocity as score_to_velocity
+    from .conversions import velocity_to_data as velocity_to_data
+    from .conversions import velocity_to_noise as velocity_to_noise
+    from .conversions import velocity_to_score as velocity_to_score
     from .likelihood import divergence as divergence
     from .likelihood import log_prob as log_prob
     from .losses import cfm_loss as cfm_loss
     from .losses import fm_loss as fm_loss
+    from .losses import loss_floor as loss_floor
     from .marginal import EmpiricalMarginal as EmpiricalMarginal
     from .marginal import MixtureMarginal as MixtureMarginal
     from .metrics import energy_distance as energy_distance
+    from .metrics import energy_distance_null as energy_distance_null
     from .networks import MLP as MLP
+    from .notation import rescale_clock as rescale_clock
+    from .notation import reverse_clock as reverse_clock
     from .ode import Solution as Solution
     from .ode import solve as solve
     from .paths import GaussianPath as GaussianPath

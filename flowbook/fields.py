@@ -60,9 +60,8 @@ def circulation(score: Callable[[Tensor, Tensor], Tensor], matrix: Tensor) -> Fi
     def field(x: Tensor, t: Tensor) -> Tensor:
         s = score(x, t).flatten(1)
         if s.shape[1] != len(matrix):
-            raise ValueError(
-                f"matrix is {tuple(matrix.shape)}, the points have {s.shape[1]} dimensions"
-            )
+            size, d = tuple(matrix.shape), s.shape[1]
+            raise ValueError(f"matrix is {size}, the points have {d} dimensions")
         return (s @ matrix.to(x).T).view_as(x)
 
     return field

@@ -79,7 +79,7 @@ def velocity_and_divergence(
     probes: Tensor | None = None,
     chunk: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Evaluate `field` once at `x` (B, *D), `t` (B,): velocity (B, *D), divergence (B,).
+    """One look at `field` at `x` (B, *D), time `t`: velocity (B, *D), divergence (B,).
 
     Exact, by a backward pass for each of the d data dimensions; or from `probes` z
     (P, B, *D) the mean of z·Jz, Hutchinson's estimate, by P passes. They run `chunk`
