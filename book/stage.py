@@ -58,7 +58,7 @@ def _indexed(block: re.Match) -> str:
     name = block["title"].replace("(Lipman et al.)", "").strip()
     if not name or any(c in name for c in ";!$`"):
         return block[0]
-    return f"```{{index}} single: {name}\n```\n\n{block[0]}"
+    return f"```{{index}} ! single: {name}\n```\n\n{block[0]}"
 
 
 def _mark(cell: NotebookNode, module: str) -> NotebookNode:

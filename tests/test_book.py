@@ -16,7 +16,7 @@ PAGES = sorted(
     for p in site.HTML.rglob("*.html")
     if "_static" not in p.parts and p != site.HTML / "index.html"
 )
-TOOLS = {"genindex.html", "search.html", "py-modindex.html"}
+TOOLS = {"genindex.html", "search.html"}
 WIDE, PHONE = {"width": 1400, "height": 900}, {"width": 360, "height": 740}
 QUIET = ["--no-sandbox", "--disable-background-networking", "--disable-sync"]
 

@@ -31,7 +31,7 @@ def test_a_titled_statement_is_in_the_index():
     """Catches a theorem that the search cannot find by its name."""
     block = "```{prf:theorem} Theorem 3 (Lipman et al.)\n:label: thm-3\n\nA.\n```\n"
     assert stage.ledger.BLOCK.sub(stage._indexed, block) == (
-        "```{index} single: Theorem 3\n```\n\n" + block
+        "```{index} ! single: Theorem 3\n```\n\n" + block
     )
     bare = "```{prf:lemma}\n:label: lem-a\n\nA.\n```\n"
     assert stage.ledger.BLOCK.sub(stage._indexed, bare) == bare

@@ -65,25 +65,34 @@ def plain_docstring(app, what, name, obj, options, lines: list[str]) -> None:
     lines[:] = "``".join(parts).split("\n")
 
 
-def drop_icon_script(app: Sphinx, error: Exception | None) -> None:
-    """Leave out the theme's 1.5 MB icon script: its style sheet has the icons too."""
+ICONS = re.compile(r"<script defer src=[^>]*fontawesome\.js[^>]*></script>")
+
+
+def tidy(app: Sphinx, error: Exception | None) -> None:
+    """Leave out pages that are no more, and the theme's 1.5 MB icon script.
+
+    The theme's style sheet has the same icons.
+    """
     if error:
         return
     out = Path(app.outdir)
-    for page in out.rglob("*.html"):
+    kept = {app.builder.get_target_uri(name) for name in app.env.found_docs}
+    kept |= {"index.html", "genindex.html", "search.html"}
+    for page in [p for p in out.rglob("*.html") if "_static" not in p.parts]:
+        if page.relative_to(out).as_posix() not in kept:
+            page.unlink()
+            continue
         text = page.read_text()
-        lighter = re.sub(
-            r"<script defer src=[^>]*fontawesome\.js[^>]*></script>", "", text
-        )
+        lighter = ICONS.sub("", text)
         if lighter != text:
             page.write_text(lighter)
-    for name in ("fontawesome.js", "fontawesome.js.map", "fontawesome.js.LICENSE.txt"):
-        (out / "_static" / "scripts" / name).unlink(missing_ok=True)
+    for script in (out / "_static" / "scripts").glob("fontawesome.js*"):
+        script.unlink()
 
 
 def setup(app: Sphinx) -> dict:
     app.connect("env-check-consistency", number_by_chapter)
     app.connect("autodoc-process-docstring", plain_docstring)
     app.connect("doctree-resolved", name_statements)
-    app.connect("build-finished", drop_icon_script)
+    app.connect("build-finished", tidy)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
