@@ -43,7 +43,8 @@ def image_grid(images: Tensor, columns: int, *, gap: int = 1) -> Tensor:
     """Lay `images` (N, C, H, W) out in rows: one image (C, rows, cols) to look at.
 
     `gap` pixels between neighbours; these, and places left over in the last row, are
-    -1, the background. Raises ValueError for another shape, N = 0, columns < 1, gap < 0.
+    -1, the background. Raises ValueError for another shape, N = 0, columns < 1 or
+    gap < 0.
     """
     if images.ndim != 4 or not len(images) or columns < 1 or gap < 0:
         raise ValueError(

@@ -130,7 +130,7 @@ class EmpiricalMarginal(_Marginal):
         return (log_sum - log_norm)[:, 0], mean, (alpha * mean - x) / sigma**2
 
     def _stream(self, x: Tensor, times: tuple) -> tuple[Tensor, Tensor]:
-        """Log of the summed weights (B, 1) and posterior mean (B, d), block by block."""
+        """Log of the summed weights (B, 1), posterior mean (B, d), block by block."""
         log_sum, mean = x.new_full((len(x), 1), -math.inf), torch.zeros_like(x)
         for logits, y in self._blocks(x, times):
             block = logits.logsumexp(1, keepdim=True)

@@ -32,7 +32,7 @@ def time_frequencies(
 
 # %% ../nbs/12_networks.ipynb #8c015d31
 def time_features(t: Tensor, frequencies: Tensor) -> Tensor:
-    """Return the cosines, then the sines, of `frequencies` (K,) times `t` (B,): (B, 2K).
+    """Return cosines, then sines, of `frequencies` (K,) times `t` (B,): (B, 2K).
 
     Each row lies on the sphere of radius sqrt(K).
     """

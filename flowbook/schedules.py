@@ -154,7 +154,7 @@ class CustomPath(GaussianPath):
     """A path from two functions of your own, alpha_fn(t) and sigma_fn(t).
 
     Both act elementwise on a tensor of times, with torch operations; autodiff supplies
-    a derivative that is not given. The prior is N(0, sigma² I) at the start of `t_span`.
+    a derivative that is not given. The prior is N(0, sigma² I) where `t_span` starts.
     Raises ValueError for what is not finite, or a sigma that is not positive, inside.
     """
 

@@ -78,7 +78,7 @@ class GaussianMixture:
 
     @property
     def covariance(self) -> Tensor:
-        """Cov X, shape (d, d): the mean of the covariances + the spread of the means."""
+        """Cov X (d, d): the mean of the covariances + the spread of the means."""
         spread = self.means - self.mean
         within = torch.einsum("k,kij->ij", self.weights, self.covariances)
         return within + torch.einsum("k,ki,kj->ij", self.weights, spread, spread)
