@@ -141,8 +141,8 @@ def table(rows: list[dict]) -> list[str]:
         mark = "✗ " if c["rejected"] else "✓ "
         lines += [
             f"* - {mark}{c['claim']}",
-            f"  - {c['residual']:.2g}",
-            f"  - {relation}{c['tolerance']:.2g}",
+            f"  - {c['residual']:.3g}",
+            f"  - {relation}{c['tolerance']:.3g}",
             f"  - {c['because']}",
         ]
     return [*lines, "```", ""]

@@ -14,12 +14,15 @@ from .run import BookError
 from .stage import SOURCE
 
 HTML = BUILD / "html"
+EXTENSION = ROOT / "book" / "ext"
 UNUSED = ["sphinx_thebe", "sphinx_comments", "sphinx_jupyterbook_latex"]
 
 
 def _digest(folder: Path) -> str:
     h = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+    for path in sorted(
+        p for p in folder.rglob("*") if p.is_file() and p.suffix != ".pyc"
+    ):
         h.update(f"{path.relative_to(folder)}\0".encode() + path.read_bytes())
     return h.hexdigest()
 
@@ -35,14 +38,17 @@ def build(strict: bool = True, source: Path = SOURCE, html: Path = HTML) -> None
     if stamp.exists() and stamp.read_text() == digest and html.exists():
         return
     stamp.unlink(missing_ok=True)
-    doctrees = html.with_name(f"{html.name}-doctrees")
+    # Sphinx does not see that our extension has changed: then it reads all anew.
+    doctrees = html.with_name(f"{html.name}-doctrees-{_digest(EXTENSION)[:8]}")
+    if not doctrees.exists():
+        shutil.rmtree(html, ignore_errors=True)
     flags = ["-W", "--keep-going"] if strict else []
     command = [sys.executable, "-m", "sphinx", "-q", "-b", "html", "-d", doctrees]
     done = subprocess.run(
         [*command, *flags, source, html],
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'book' / 'ext'}"},
+        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{EXTENSION}"},
     )
     if done.returncode:
         raise BookError(f"Sphinx does not accept the book:\n{done.stderr}")

@@ -29,7 +29,7 @@ class Check:
     def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
         relation = ">" if self.rejected else "≤"
         mark = "✗ rejected, as it must be" if self.rejected else "✓ checked"
-        numbers = f"residual {self.residual:.2g} {relation} {self.tolerance:.2g}"
+        numbers = f"residual {self.residual:.3g} {relation} {self.tolerance:.3g}"
         line = f"{mark}: {self.claim} — {numbers} ({self.because})"
         kind = "rejected" if self.rejected else "passed"
         page = f'<p class="check {kind}">{html.escape(line)}</p>'

@@ -245,7 +245,7 @@ def transport(
 # %% ../nbs/06_likelihood.ipynb #2b8ebe48
 def standard_normal_log_prob(x: Tensor) -> Tensor:
     """Log-density of N(0, I) at `x` (B, *D), in nats: (B,)."""
-    x = x.flatten(1)
+    x = require_points(x).flatten(1)
     return -(x.square().sum(1) + x.shape[1] * math.log(2 * math.pi)) / 2
 
 

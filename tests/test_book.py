@@ -140,6 +140,37 @@ def test_search_finds_theorem_3(tab, address):
     assert "Theorem 3" in first
 
 
+def test_a_term_shows_its_definition(tab, address):
+    """Catches a symbols' table without its glossary, and TeX in a tooltip."""
+    tab.goto(address + "nbs/01_notation.html")
+    links = tab.locator("a[href*='#term-']").all()
+    tips = [link.get_attribute("title") or "" for link in links]
+    assert len(tips) > 5 and all(len(tip) > 20 for tip in tips)
+    assert not any(set(tip) & set("\\${}") for tip in tips)
+
+
+def test_pages_and_what_they_share_are_light(tab, address):
+    """Catches a page over 1.5 MB, or scripts, styles and fonts over 2.5 MB."""
+    sizes = {}
+    tab.on("response", lambda r: sizes.__setitem__(r.url, len(r.body())))
+    for page in PAGES:
+        tab.goto(address + page)
+        tab.wait_for_load_state("networkidle")
+    local = {url.removeprefix(address): size for url, size in sizes.items()}
+    shared = {
+        name: size
+        for name, size in local.items()
+        if re.search(r"\.(js|css|woff2?|svg)(\?|$)", name)
+    }
+    assert sum(shared.values()) < 2_500_000
+    heavy = {}
+    for page in PAGES:
+        text = (site.HTML / page).read_text()
+        pictures = set(re.findall(r'src="[^"]*(_images/[^"]+)"', text))
+        heavy[page] = len(text) + sum((site.HTML / p).stat().st_size for p in pictures)
+    assert {p: size for p, size in heavy.items() if size > 1_500_000} == {}
+
+
 def test_there_is_one_search_field(tab, address):
     """Catches the second search bar that a newer base theme brings along."""
     tab.goto(address + "nbs/index.html")

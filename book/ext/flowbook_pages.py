@@ -6,8 +6,10 @@ the n-th statement of chapter 09 becomes 9.n. Statements that have a name and no
 ("Theorem 3 (Lipman et al.)") print that name.
 """
 
+import copy
 import re
 from pathlib import Path
+from unicodedata import lookup
 
 from docutils import nodes
 from sphinx.application import Sphinx
@@ -56,6 +58,45 @@ def name_statements(app: Sphinx, doctree: nodes.document, docname: str) -> None:
         node["realtype"] = ""
 
 
+SYMBOLS = {"le": "≤", "mid": "|", "cdot": "·", "nabla": "∇", "log": "log "}
+
+
+def plain_math(tex: str) -> str:
+    """The glossary's formulas as plain text, for a tooltip."""
+    tex = re.sub(r"\\frac\{(.*?)\}\{(.*?)\}", r"\1/\2", tex)
+
+    def symbol(command: re.Match) -> str:
+        name = command[1]
+        try:
+            return SYMBOLS.get(name) or lookup(f"GREEK SMALL LETTER {name.upper()}")
+        except KeyError:
+            return name
+
+    return re.sub(r"\\([a-zA-Z]+) ?", symbol, tex)
+
+
+def preview_terms(app: Sphinx, doctree: nodes.document, docname: str) -> None:
+    """Let a link to a term show the glossary's definition under the pointer."""
+    links = [
+        link
+        for link in doctree.findall(nodes.reference)
+        if "#term-" in link.get("refuri", "")
+        or link.get("refid", "").startswith("term-")
+    ]
+    if not links:
+        return
+    meaning = {}
+    for name in app.env.found_docs:
+        for term in app.env.get_doctree(name).findall(nodes.term):
+            definition = copy.deepcopy(term.parent.next_node(nodes.definition))
+            for math in list(definition.findall(nodes.math)):
+                math.parent.replace(math, nodes.Text(plain_math(math.astext())))
+            meaning |= dict.fromkeys(term["ids"], definition.astext())
+    for link in links:
+        anchor = link.get("refid") or link["refuri"].partition("#")[2]
+        link["reftitle"] = " ".join(meaning[anchor].split())
+
+
 def plain_docstring(app, what, name, obj, options, lines: list[str]) -> None:
     """Docstrings are plain text with `code` and *stress*; (B, *D) is no markup."""
     parts = "\n".join(lines).split("`")
@@ -94,5 +135,6 @@ def setup(app: Sphinx) -> dict:
     app.connect("env-check-consistency", number_by_chapter)
     app.connect("autodoc-process-docstring", plain_docstring)
     app.connect("doctree-resolved", name_statements)
+    app.connect("doctree-resolved", preview_terms)
     app.connect("build-finished", tidy)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
