@@ -143,7 +143,7 @@ def test_search_finds_theorem_3(tab, address):
 def test_a_term_shows_its_definition(tab, address):
     """Catches a symbols' table without its glossary, and TeX in a tooltip."""
     tab.goto(address + "nbs/01_notation.html")
-    links = tab.locator("a[href*='#term-']").all()
+    links = tab.locator("a.reference[href*='#term-']").all()
     tips = [link.get_attribute("title") or "" for link in links]
     assert len(tips) > 5 and all(len(tip) > 20 for tip in tips)
     assert not any(set(tip) & set("\\${}") for tip in tips)

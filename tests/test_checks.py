@@ -146,7 +146,7 @@ def test_a_refusal_names_what_was_compared():
 
 def test_the_line_on_the_page():
     """Kills: a relation turned round, numbers swapped, one mark for both."""
-    line = "✓ checked: u = v — residual 1.2e-13 ≤ 1e-12 (rounding)\n"
+    line = "✓ checked: u = v — residual 1.23e-13 ≤ 1e-12 (rounding)\n"
     assert shown(check, 1.23e-13, 1e-12) == line
     line = "✗ rejected, as it must be: u = v — residual 0.5 > 1e-12 (rounding)\n"
     assert shown(reject, 0.5, 1e-12) == line

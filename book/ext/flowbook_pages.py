@@ -63,7 +63,7 @@ SYMBOLS = {"le": "≤", "mid": "|", "cdot": "·", "nabla": "∇", "log": "log "}
 
 def plain_math(tex: str) -> str:
     """The glossary's formulas as plain text, for a tooltip."""
-    tex = re.sub(r"\\frac\{(.*?)\}\{(.*?)\}", r"\1/\2", tex)
+    tex = re.sub(r"\\frac\{(.*?)\}\{(.*?)\}", r"\1/\2 ", tex)
 
     def symbol(command: re.Match) -> str:
         name = command[1]
@@ -72,7 +72,7 @@ def plain_math(tex: str) -> str:
         except KeyError:
             return name
 
-    return re.sub(r"\\([a-zA-Z]+) ?", symbol, tex)
+    return re.sub(r"\\([a-zA-Z]+) ?", symbol, tex).translate({123: "", 125: ""})
 
 
 def preview_terms(app: Sphinx, doctree: nodes.document, docname: str) -> None:
