@@ -33,7 +33,7 @@ def build(strict: bool = True, source: Path = SOURCE, html: Path = HTML) -> None
     Raises BookError with Sphinx's own words. Does nothing if nothing has changed.
     """
     _configure(source)
-    digest = _digest(source)
+    digest = _digest(source) + _digest(EXTENSION)
     stamp = html.with_name(f"{html.name}.txt")
     if stamp.exists() and stamp.read_text() == digest and html.exists():
         return
