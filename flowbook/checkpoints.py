@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['pack', 'unpack', 'digest', 'write_atomically', 'checkpoints', 'save_checkpoint', 'load_checkpoint',
-           'latest_checkpoint']
+           'latest_checkpoint', 'hold_signals']
 
 # %% ../nbs/a6_checkpoints.ipynb #10d2a3dd
 import contextlib
@@ -10,8 +10,10 @@ import hashlib
 import json
 import os
 import re
+import signal
+import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -183,3 +185,32 @@ def latest_checkpoint(folder: str | Path) -> tuple[Path, dict] | None:
         except ValueError as error:
             warnings.warn(f"{error}; trying the one before it", stacklevel=2)
     return None
+
+# %% ../nbs/a6_checkpoints.ipynb #2757ff45
+@contextlib.contextmanager
+def hold_signals() -> Iterator[list[int]]:
+    """Note SIGINT and SIGTERM in the list that this yields, and obey after the block.
+
+    To obey is to raise KeyboardInterrupt, or SystemExit(143) for SIGTERM, once the
+    handlers are as they were. Who sends four signals is not made to wait. Outside the
+    main thread, where Python handles no signals, the list stays empty.
+    """
+    received: list[int] = []
+
+    def note(number: int, frame) -> None:
+        received.append(number)
+        if len(received) > 3:
+            raise KeyboardInterrupt
+
+    main = threading.current_thread() is threading.main_thread()
+    numbers = (signal.SIGINT, signal.SIGTERM) if main else ()
+    before = {number: signal.signal(number, note) for number in numbers}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+    if received and received[0] == signal.SIGTERM:
+        raise SystemExit(128 + signal.SIGTERM)
+    if received:
+        raise KeyboardInterrupt
