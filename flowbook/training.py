@@ -391,7 +391,7 @@ def _look(accelerator, state: _State, first: int, kept: str) -> float:
     block = accelerator.reduce(state.losses[first : state.done], "mean")
     state.losses[first : state.done] = block
     require_finite_losses(block, first, kept)
-    return block.mean().item()
+    return state.losses[max(0, state.done - 50) : state.done].mean().item()
 
 # %% ../nbs/13_training.ipynb #54540021
 def _follow(

@@ -214,7 +214,7 @@ def test_refuses_batch_sizes(batch_size):
 
 
 def test_refuses_a_batch_that_cannot_be_shared():
-    """Catches: processes with unequal shares, whose mean gradient is not the batch's."""
+    """Catches: processes with unequal shares, and a gradient that isn't the batch's."""
     require_batch(9, 11, 3)
     with pytest.raises(ValueError, match="divisible by their number, 3, got 10"):
         require_batch(10, 11, 3)
