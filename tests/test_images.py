@@ -1,4 +1,4 @@
-"""Chapter 16: digits, halves, nearest neighbours, pictures."""
+"""Chapter 16: halves, nearest neighbours, pictures."""
 
 import math
 import tempfile
@@ -11,7 +11,6 @@ from torch.testing import assert_close
 
 from flowbook.images import (
     image_grid,
-    load_digits,
     nearest,
     random_halves,
     save_animation,
@@ -22,20 +21,6 @@ F64 = torch.float64
 
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
-
-
-def test_digits():
-    """Catches: a scale other than [-1, 1], a missing channel, shuffled labels."""
-    from sklearn import datasets
-
-    images, labels = load_digits(dtype=F64)
-    raw = datasets.load_digits()
-    assert images.shape == (1797, 1, 8, 8) and labels.shape == (1797,)
-    assert images.min() == -1 and images.max() == 1
-    expected = torch.tensor(raw.data, dtype=F64)
-    assert_close((images.flatten(1) + 1) * 8, expected, rtol=0, atol=0)
-    assert labels.tolist() == raw.target.tolist() and not labels.is_floating_point()
-    assert load_digits()[0].dtype == torch.get_default_dtype()
 
 
 @pytest.mark.parametrize("n", [2, 7, 8])
