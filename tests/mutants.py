@@ -43,6 +43,7 @@ TWINS = [
 ]
 OTHER = {**dict(TWINS), **{b: a for a, b in TWINS}}
 SYMMETRIC = {"max", "min", "maximum", "minimum", "hypot", "logaddexp", "isinstance"}
+SYMMETRIC |= {"transpose"}  # of two dimensions
 
 
 @dataclass(frozen=True)
@@ -75,9 +76,9 @@ def changes(node: ast.expr) -> Iterator[ast.expr]:
             yield ast.BinOp(a, ast.Mult(), b)
         case ast.BinOp(left=a, op=ast.Pow()):
             yield a
-        case ast.Call(func=f, args=[a, b, *rest], keywords=k) if (
-            _name(f) not in SYMMETRIC
-        ):
+        case ast.Call(func=f, args=[a, b, *rest], keywords=k) if _name(
+            f
+        ) not in SYMMETRIC and ast.dump(a) != ast.dump(b):
             yield ast.Call(f, [b, a, *rest], k)
     match node:
         case ast.Attribute(value=v, attr=name, ctx=ast.Load()) if name in OTHER:
