@@ -36,6 +36,7 @@ _NAMES = {
     "schedules": ("CosinePath", "CustomPath", "OTPath", "VEPath", "VPPath"),
     "toy": ("GaussianMixture", "sample_moons"),
     "training": ("TrainingRun", "train"),
+    "unet": ("UNet",),
 }
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}
 
@@ -86,6 +87,7 @@ if TYPE_CHECKING:
     from .toy import sample_moons as sample_moons
     from .training import TrainingRun as TrainingRun
     from .training import train as train
+    from .unet import UNet as UNet
 else:
 
     def __getattr__(name):
