@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from flowbook.notation import (
+from .notation import (
     expand_time,
+    flatten_points,
     require_points,
     require_same_shape,
     time_per_sample,
@@ -48,7 +49,7 @@ def _require_pair(x: Tensor, x1: Tensor, name: str) -> Tensor:
 
 def _log_normal(z: Tensor, log_std: float | Tensor) -> Tensor:
     # log-density at `std * z` of `std` times standard normal noise: (B,)
-    squares = z.square().flatten(1).sum(1)
+    squares = flatten_points(z.square()).sum(1)
     size = math.prod(z.shape[1:])
     return -0.5 * squares - size * (log_std + 0.5 * math.log(2 * math.pi))
 
