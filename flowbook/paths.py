@@ -60,10 +60,11 @@ class GaussianPath(ABC):
     A path supplies `alpha`, `sigma` and their derivatives, elementwise on a tensor of
     times; all else follows. Where they differ from (0, 1) and 1 it also sets `t_span`,
     the times to train and sample on, and `prior_std`, the deviation of a sampler's
-    start at `t_span[0]`. In every method the points have shape (B, *D) and one dtype;
-    `t` is a number in [0, 1], a 0-d tensor or a tensor (B,). Raises ValueError for
-    shapes that differ (nothing is broadcast) and at a *number* t where sigma is 0 or a
-    speed infinite. A tensor t is not read: there the result is infinite or NaN.
+    start at `t_span[0]`. In every method the points have shape (B, *D), (B,) for
+    numbers, and one dtype; `t` is a number in [0, 1], a 0-d tensor or a tensor (B,).
+    Raises ValueError for shapes that differ (nothing is broadcast) and at a *number* t
+    where sigma is 0 or a speed infinite. A tensor t is not read: there the result is
+    infinite or NaN.
     """
 
     t_span: tuple[float, float] = (0.0, 1.0)
