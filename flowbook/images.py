@@ -10,8 +10,9 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor
 
-from flowbook.notation import (
+from .notation import (
     expand_time,
+    flatten_points,
     require_finite,
     require_points,
     require_same_shape,
@@ -73,11 +74,11 @@ def nearest(x: Tensor, data: Tensor, *, chunk: int = 1024) -> tuple[Tensor, Tens
     if x.dtype != data.dtype:
         raise TypeError(f"dtypes must agree, got x {x.dtype}, data {data.dtype}")
     # by differences: the faster products lose digits, and could miss a copy
-    mode, targets = "donot_use_mm_for_euclid_dist", data.flatten(1)
-    sources = x.flatten(1).split(chunk)
+    mode, targets = "donot_use_mm_for_euclid_dist", flatten_points(data)
+    sources = flatten_points(x).split(chunk)
     near = [torch.cdist(s, targets, compute_mode=mode).argmin(1) for s in sources]
     index = torch.cat(near)
-    return index, (x - data[index]).flatten(1).norm(dim=1)
+    return index, flatten_points(x - data[index]).norm(dim=1)
 
 # %% ../nbs/16_images.ipynb #5053ae5a
 def save_animation(

@@ -7,7 +7,7 @@ __all__ = ['energy_distance', 'energy_distance_null']
 import torch
 from torch import Generator, Tensor
 
-from .notation import require_finite, require_points
+from .notation import flatten_points, require_finite, require_points
 
 # %% ../nbs/a4_metrics.ipynb #fc7e230a
 def _minus_quadratic_form(points: Tensor, signs: Tensor, chunk: int) -> Tensor:
@@ -53,7 +53,7 @@ def energy_distance(x: Tensor, y: Tensor, *, chunk: int = 512) -> Tensor:
     if x.shape[1:] != y.shape[1:]:
         shapes = f"{tuple(x.shape)} and {tuple(y.shape)}"
         raise ValueError(f"x and y must have shapes (n, *D) and (m, *D), got {shapes}")
-    points = torch.cat((x, y)).flatten(1).double()
+    points = flatten_points(torch.cat((x, y))).double()
     signs = points.new_full((len(points), 1), 1 / len(x))
     signs[len(x) :] = -1 / len(y)
     return _minus_quadratic_form(points, signs, chunk)[0].to(x.dtype)
@@ -97,6 +97,6 @@ def energy_distance_null(
     threshold is `.quantile(0.95)`. Time N²/2 distances for all repeats together, memory
     a few blocks of chunk × N. Raises ValueError when size_x + size_y exceeds N.
     """
-    points = _require_sample(real, "real").flatten(1).double()
+    points = flatten_points(_require_sample(real, "real")).double()
     signs = _random_splits(len(points), size_x, size_y, repeats, generator, points)
     return _minus_quadratic_form(points, signs, chunk).to(real.dtype)

@@ -23,7 +23,7 @@ from torch import Generator, Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import Dataset, default_collate
 
-from flowbook.checkpoints import (
+from .checkpoints import (
     checkpoints,
     digest,
     hold_signals,

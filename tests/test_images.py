@@ -94,7 +94,9 @@ def test_nearest_refuses_another_dtype():
         ((5, 3), (7, 4), 9, r"got \(5, 3\), \(7, 4\)"),
         ((5, 3), (0, 3), 9, r"got \(5, 3\), \(0, 3\)"),
         ((5, 3), (7, 3), 0, "and chunk 0"),
-        ((5,), (7, 3), 9, r"x must have shape \(B, \*D\), got \(5,\)"),
+        ((5,), (7, 3), 9, r"got \(5,\), \(7, 3\)"),
+        ((5,), (7, 1), 9, r"got \(5,\), \(7, 1\)"),
+        ((), (7, 3), 9, r"x must have shape \(B, \*D\), got \(\)"),
     ],
 )
 def test_nearest_refuses(x, data, chunk, match):

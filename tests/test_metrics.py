@@ -119,7 +119,12 @@ X = torch.zeros(4, 3)
     [
         (lambda: energy_distance(X, X[:, :2]), ValueError, r"\(4, 3\) and \(4, 2\)"),
         (lambda: energy_distance(X, X.double()), TypeError, "must have one dtype"),
-        (lambda: energy_distance(X, X[0]), ValueError, r"y must have shape \(B, \*D\)"),
+        (lambda: energy_distance(X, X[0]), ValueError, r"got \(4, 3\) and \(3,\)"),
+        (
+            lambda: energy_distance(X, X[0, 0]),
+            ValueError,
+            r"y must have shape \(B, \*D",
+        ),
         (lambda: energy_distance(X.int(), X), TypeError, "x must be floating point"),
         (lambda: energy_distance(X, X / 0), ValueError, "y must be finite, got 12"),
         (lambda: energy_distance(X[:0], X), ValueError, "x must hold at least one"),
@@ -132,7 +137,11 @@ X = torch.zeros(4, 3)
             ValueError,
             "got 2, 2, 0",
         ),
-        (lambda: energy_distance_null(X[0], 1, 1), ValueError, "real must have shape"),
+        (
+            lambda: energy_distance_null(X[0, 0], 1, 1),
+            ValueError,
+            "real must have shape",
+        ),
     ],
 )
 def test_bad_input_is_named(call, error, message):
