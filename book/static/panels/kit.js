@@ -98,6 +98,15 @@
     }
   }
 
+  // `f`, at most once a frame: while something is dragged that is often enough.
+  flowbook.once = (f) => {
+    let waiting = false;
+    return () => {
+      if (!waiting) requestAnimationFrame(() => ((waiting = false), f()));
+      waiting = true;
+    };
+  };
+
   // Build the panel `name` wherever the page has a place for it.
   flowbook.panel = (name, title, hint, build) => {
     for (const root of document.querySelectorAll(`[data-panel="${name}"]`)) {

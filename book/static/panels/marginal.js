@@ -78,11 +78,12 @@ flowbook.panel(
       draw,
     });
 
+    const wait = flowbook.once(() => solve());
     const add = (x, y) => {
       if (handles.length >= MOST) return panel.say(`${MOST} data points are the most.`);
       if (!(Number.isFinite(x) && Number.isFinite(y))) return;
       const label = `data point ${handles.length + 1}`;
-      handles.push(panel.handle(plot, { x, y, label, move: () => void wait(), remove }));
+      handles.push(panel.handle(plot, { x, y, label, move: wait, remove }));
       solve();
     };
     const remove = (handle) => {
@@ -90,13 +91,6 @@ flowbook.panel(
       handle.gone();
       solve();
     };
-    // while a point is dragged, one solution a frame is enough
-    let waiting = false;
-    const wait = () => {
-      if (!waiting) requestAnimationFrame(() => ((waiting = false), solve()));
-      waiting = true;
-    };
-
     plot.box.addEventListener("click", (event) => add(...plot.at(event)));
     plot.box.addEventListener("pointermove", (event) => {
       probe = event.pointerType === "touch" ? null : plot.at(event);

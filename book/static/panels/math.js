@@ -69,6 +69,8 @@ flowbook.velocity = (path, data, dim, x, t) => {
 const moved = (x, v, h) => x.map((value, i) => value + h * v[i]);
 flowbook.step = {
   euler: (field, x, t, h) => moved(x, field(x, t), h),
+  midpoint: (field, x, t, h) =>
+    moved(x, field(moved(x, field(x, t), h / 2), t + h / 2), h),
   rk4: (field, x, t, h) => {
     const k1 = field(x, t);
     const k2 = field(moved(x, k1, h / 2), t + h / 2);
@@ -85,6 +87,65 @@ flowbook.follow = (field, x, { steps, method = "rk4", t0 = 0, t1 = 1 }) => {
   for (let k = 0; k < steps; k++)
     states.push(flowbook.step[method](field, states[k], t0 + k * h, h));
   return states;
+};
+
+// A smooth curve through knots [[x, y], ...]: cubic pieces with the slopes of Fritsch and
+// Carlson (1980), so that it rises where the knots rise and never overshoots. Straight
+// outside. Returns the function and its derivative.
+flowbook.curve = (knots) => {
+  const n = knots.length;
+  const rise = [];
+  for (let k = 0; k + 1 < n; k++)
+    rise.push((knots[k + 1][1] - knots[k][1]) / (knots[k + 1][0] - knots[k][0]));
+  const slope = knots.map((_, k) => {
+    if (k === 0) return rise[0];
+    if (k === n - 1) return rise[n - 2];
+    const [a, b] = [rise[k - 1], rise[k]];
+    return a * b > 0 ? (2 * a * b) / (a + b) : 0; // the harmonic mean keeps the order
+  });
+  const piece = (x) => {
+    let k = 0;
+    while (k < n - 2 && x > knots[k + 1][0]) k++;
+    return k;
+  };
+  const at = (x, order) => {
+    const end = x < knots[0][0] ? 0 : x > knots[n - 1][0] ? n - 1 : -1;
+    if (end >= 0)
+      return order ? slope[end] : knots[end][1] + slope[end] * (x - knots[end][0]);
+    const k = piece(x);
+    const h = knots[k + 1][0] - knots[k][0];
+    const s = (x - knots[k][0]) / h;
+    const [y0, y1] = [knots[k][1], knots[k + 1][1]];
+    const [m0, m1] = [h * slope[k], h * slope[k + 1]];
+    const c = 3 * (y1 - y0) - 2 * m0 - m1;
+    const d = 2 * (y0 - y1) + m0 + m1;
+    return order ? (m0 + 2 * c * s + 3 * d * s * s) / h : y0 + s * (m0 + s * (c + s * d));
+  };
+  return { f: (x) => at(x, 0), df: (x) => at(x, 1) };
+};
+
+flowbook.normalDensity = (z) => Math.exp(-z * z / 2) / Math.sqrt(2 * Math.PI);
+
+// The density at x of X = f(Z), Z standard normal: the sum of π(z)/|f'(z)| over all z
+// with f(z) = x, which are found between -6 and 6 by halving. (Chapter 02.)
+flowbook.pushed = ({ f, df }, x, cells = 240) => {
+  let total = 0;
+  const ends = [];
+  for (let k = 0; k <= cells; k++) {
+    const z = -6 + (12 * k) / cells;
+    ends.push([z, f(z) - x]);
+  }
+  for (let k = 0; k < cells; k++) {
+    let [[a, fa], [b, fb]] = [ends[k], ends[k + 1]];
+    if (fa > 0 === fb > 0) continue;
+    for (let i = 0; i < 45; i++) {
+      const middle = (a + b) / 2;
+      if (f(middle) - x > 0 === fa > 0) a = middle;
+      else b = middle;
+    }
+    total += flowbook.normalDensity(a) / Math.abs(df(a));
+  }
+  return total;
 };
 
 // Standard normal numbers from a seed: mulberry32, then Box and Muller. The same noise
