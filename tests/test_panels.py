@@ -198,7 +198,7 @@ def test_without_javascript_the_figure_stands_alone(touched, name):
 
 
 def test_data_points_come_move_and_go(touched):
-    """Catches a click that adds nothing, a drag that moves nothing, a Delete unheard."""
+    """Catches a click that adds nothing, a drag without effect, a Delete unheard."""
     page, panel = touched("marginal")
     handles = panel.locator(".panel-handle")
     assert handles.count() == 3
@@ -246,7 +246,7 @@ def test_a_finger_adds_and_drags(touched):
 
 
 def test_euler_s_error_shrinks_by_its_order(touched):
-    """Catches a method select that changes nothing: order 1 halves, order 2 quarters."""
+    """Catches a choice without effect: order 1 halves the error, 2 quarters it."""
     _, panel = touched("steps")
 
     def error(method, steps):
