@@ -69,7 +69,8 @@ def touched(chromium):
         page.goto((site.HTML / "nbs" / f"{WHERE[name]}.html").as_uri())
         pages.append(page)
         panel = page.locator(f'[data-panel="{name}"]')
-        panel.scroll_into_view_if_needed()
+        if options.get("java_script_enabled", True):  # else there is nothing to see
+            panel.scroll_into_view_if_needed()
         return page, panel
 
     yield opened
