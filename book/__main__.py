@@ -80,6 +80,13 @@ def serve() -> None:
     site.serve()
 
 
+def release() -> None:
+    """Write what one can take away: site, PDF, students' notebooks, wheel."""
+    from . import release
+
+    release.release()
+
+
 def check() -> None:
     """The gates for all day: notebooks, export, lint, unit tests."""
     from . import gates
@@ -96,7 +103,19 @@ def test() -> None:
 
 COMMANDS = {
     f.__name__: f
-    for f in (book, chapter, export, clean, lint, dev, lock, serve, check, test)
+    for f in (
+        book,
+        chapter,
+        export,
+        clean,
+        lint,
+        dev,
+        lock,
+        serve,
+        release,
+        check,
+        test,
+    )
 }
 
 
