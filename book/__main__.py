@@ -87,6 +87,13 @@ def serve() -> None:
     site.serve()
 
 
+def release() -> None:
+    """Write what one can take away: site, PDF, students' notebooks, wheel."""
+    from . import release
+
+    release.release()
+
+
 def check() -> None:
     """The gates for all day: notebooks, export, lint, unit tests."""
     from . import gates
@@ -103,7 +110,20 @@ def test() -> None:
 
 COMMANDS = {
     f.__name__: f
-    for f in (book, chapter, export, clean, lint, dev, lock, data, serve, check, test)
+    for f in (
+        book,
+        chapter,
+        export,
+        clean,
+        lint,
+        dev,
+        lock,
+        data,
+        serve,
+        release,
+        check,
+        test,
+    )
 }
 
 

@@ -13,7 +13,8 @@ from nbformat import NotebookNode
 
 from . import NBS, PACKAGE, ROOT
 
-KNOWN = {"default_exp", "export", "exporti", "hide", "eval", "label", "caption", "alt"}
+KNOWN = {"default_exp", "export", "exporti", "hide", "eval"}
+KNOWN |= {"label", "caption", "alt", "panel"}
 
 
 def stems() -> list[str]:
