@@ -73,11 +73,25 @@ def lock() -> None:
     lock.main()
 
 
+def data(source: str | None = None) -> None:
+    """Put Fashion-MNIST into data/: from `source`, Debian's package, or a download."""
+    from . import data
+
+    data.stage(source)
+
+
 def serve() -> None:
     """Serve the built book on this machine."""
     from . import site
 
     site.serve()
+
+
+def release() -> None:
+    """Write what one can take away: site, PDF, students' notebooks, wheel."""
+    from . import release
+
+    release.release()
 
 
 def check() -> None:
@@ -96,7 +110,20 @@ def test() -> None:
 
 COMMANDS = {
     f.__name__: f
-    for f in (book, chapter, export, clean, lint, dev, lock, serve, check, test)
+    for f in (
+        book,
+        chapter,
+        export,
+        clean,
+        lint,
+        dev,
+        lock,
+        data,
+        serve,
+        release,
+        check,
+        test,
+    )
 }
 
 

@@ -18,7 +18,7 @@ from torch import Generator, Tensor, nn
 from .conversions import noise_to_velocity, score_to_velocity
 from .likelihood import log_prob
 from .losses import cfm_loss
-from .notation import expand_time, require_same_shape
+from .notation import expand_time, flatten_points, require_same_shape
 from .ode import Field, solve
 from .paths import GaussianPath
 from .schedules import OTPath, VPPath
@@ -27,7 +27,7 @@ from .training import train
 # %% ../nbs/17_ot_against_diffusion.ipynb #ed0d32bb
 def _mean_square(prediction: Tensor, target: Tensor) -> Tensor:
     require_same_shape(prediction=prediction, target=target)
-    return (prediction - target).square().flatten(1).sum(1).mean()
+    return flatten_points(prediction - target).square().sum(1).mean()
 
 
 def noise_loss(

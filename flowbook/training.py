@@ -23,14 +23,14 @@ from torch import Generator, Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import Dataset
 
-from flowbook.checkpoints import (
+from .checkpoints import (
     checkpoints,
     hold_signals,
     latest_checkpoint,
     load_checkpoint,
     save_checkpoint,
 )
-from flowbook.draws import (
+from .draws import (
     batch_rows,
     draw_seeds,
     draw_step,
