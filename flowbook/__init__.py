@@ -11,7 +11,6 @@ _NAMES = {
     "checkpoints": ("latest_checkpoint", "load_checkpoint", "save_checkpoint"),
     "checks": ("check", "reject"),
     "comparison": (
-        "FOUR_METHODS",
         "Method",
         "as_field",
         "compare",
@@ -67,7 +66,6 @@ if TYPE_CHECKING:
     from .checkpoints import save_checkpoint as save_checkpoint
     from .checks import check as check
     from .checks import reject as reject
-    from .comparison import FOUR_METHODS as FOUR_METHODS
     from .comparison import Method as Method
     from .comparison import as_field as as_field
     from .comparison import compare as compare
