@@ -49,7 +49,7 @@ def page(nb: NotebookNode) -> NotebookNode:
         cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
         _caption(cell, found.values)
         cells.append(cell)
-        film = film or panels.has_film(cell)
+        film = film or bool(panels.films(cell))
         if "panel" in found.values:
             touched.append(found.values["panel"])
             cells.append(panels.place(cell, touched[-1]))
@@ -162,8 +162,9 @@ def stage(runs: list[Run], folder: Path = SOURCE) -> None:
     missing = ledger.gaps(found, recorded)
     if missing:
         raise BookError("the proof ledger has gaps:\n" + "\n".join(missing))
+    chapters = {run.path.stem: run.nb for run in runs}
     for path in NBS.glob("*.md"):
-        files[f"nbs/{path.name}"] = path.read_text()
+        files[f"nbs/{path.name}"] = panels.with_films(path.read_text(), chapters)
     for path in static:
         files[f"_static/{path.name}"] = path.read_bytes()
     files |= api_pages(modules)
