@@ -8,6 +8,7 @@ __version__ = "0.1.0"
 from typing import TYPE_CHECKING
 
 _NAMES = {
+    "checkpoints": ("latest_checkpoint", "load_checkpoint", "save_checkpoint"),
     "checks": ("check", "reject"),
     "conversions": (
         "data_to_noise",
@@ -41,6 +42,9 @@ _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names
 __all__ = list(_MODULE_OF)
 
 if TYPE_CHECKING:
+    from .checkpoints import latest_checkpoint as latest_checkpoint
+    from .checkpoints import load_checkpoint as load_checkpoint
+    from .checkpoints import save_checkpoint as save_checkpoint
     from .checks import check as check
     from .checks import reject as reject
     from .conversions import data_to_noise as data_to_noise
