@@ -5,7 +5,7 @@ PYTHON ?= $(or $(FLOWBOOK_PYTHON),python3)
 run := FLOWBOOK_PYTHON= $(PYTHON) book/env.py
 
 .DEFAULT_GOAL := help
-.PHONY: help book test check serve chapter export clean-notebooks lint lock dev clean
+.PHONY: help book test check serve chapter export clean-notebooks lint lock data dev clean
 
 help: ## this list
 	@awk -F ': .*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
@@ -37,6 +37,9 @@ lint: ## format and lint notebooks and tools
 
 lock: ## write lock.txt anew from settings.ini (UPGRADE=1: newer versions)
 	@$(run) lock
+
+data: ## put Fashion-MNIST into data/ (FROM=folder: from there), checksums checked
+	@$(run) data $(FROM)
 
 dev: ## install the hooks that clean and lint before each commit
 	@$(run) dev

@@ -73,6 +73,13 @@ def lock() -> None:
     lock.main()
 
 
+def data(source: str | None = None) -> None:
+    """Put Fashion-MNIST into data/: from `source`, Debian's package, or a download."""
+    from . import data
+
+    data.stage(source)
+
+
 def serve() -> None:
     """Serve the built book on this machine."""
     from . import site
@@ -96,7 +103,7 @@ def test() -> None:
 
 COMMANDS = {
     f.__name__: f
-    for f in (book, chapter, export, clean, lint, dev, lock, serve, check, test)
+    for f in (book, chapter, export, clean, lint, dev, lock, data, serve, check, test)
 }
 
 

@@ -24,6 +24,7 @@ _NAMES = {
         "velocity_to_noise",
         "velocity_to_score",
     ),
+    "datasets": ("load_cifar10", "load_digits", "load_fashion_mnist"),
     "likelihood": ("divergence", "log_prob"),
     "losses": ("cfm_loss", "fm_loss", "loss_floor"),
     "marginal": ("EmpiricalMarginal", "MixtureMarginal"),
@@ -36,6 +37,7 @@ _NAMES = {
     "schedules": ("CosinePath", "CustomPath", "OTPath", "VEPath", "VPPath"),
     "toy": ("GaussianMixture", "sample_moons"),
     "training": ("TrainingRun", "train"),
+    "unet": ("UNet",),
 }
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}
 
@@ -59,6 +61,9 @@ if TYPE_CHECKING:
     from .conversions import velocity_to_data as velocity_to_data
     from .conversions import velocity_to_noise as velocity_to_noise
     from .conversions import velocity_to_score as velocity_to_score
+    from .datasets import load_cifar10 as load_cifar10
+    from .datasets import load_digits as load_digits
+    from .datasets import load_fashion_mnist as load_fashion_mnist
     from .likelihood import divergence as divergence
     from .likelihood import log_prob as log_prob
     from .losses import cfm_loss as cfm_loss
@@ -86,6 +91,7 @@ if TYPE_CHECKING:
     from .toy import sample_moons as sample_moons
     from .training import TrainingRun as TrainingRun
     from .training import train as train
+    from .unet import UNet as UNet
 else:
 
     def __getattr__(name):
