@@ -8,6 +8,7 @@ __version__ = "0.1.0"
 from typing import TYPE_CHECKING
 
 _NAMES = {
+    "bits": ("bits_per_dim", "dequantize"),
     "checks": ("check", "reject"),
     "conversions": (
         "data_to_noise",
@@ -41,6 +42,8 @@ _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names
 __all__ = list(_MODULE_OF)
 
 if TYPE_CHECKING:
+    from .bits import bits_per_dim as bits_per_dim
+    from .bits import dequantize as dequantize
     from .checks import check as check
     from .checks import reject as reject
     from .conversions import data_to_noise as data_to_noise
