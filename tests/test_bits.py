@@ -44,6 +44,14 @@ def test_noise_is_uniform_and_independent():
     assert apart.abs().max() < 0.03  # 4 standard errors
 
 
+def test_the_noise_is_the_generator_s():
+    """Catches: noise that runs backwards, or another number of draws."""
+    data = torch.randint(0, 7, (5, 3), generator=seeded(2))
+    u = torch.rand(5, 3, generator=seeded(), dtype=F64)
+    x = dequantize(data, 7, low=-2, high=5, generator=seeded(), dtype=F64)
+    assert_close(x, data + u - 2)
+
+
 def test_defaults_of_dequantize_are_bytes_on_minus_one_to_one():
     """Catches: another default scale, dtype, or count of levels."""
     x = dequantize(torch.tensor([[0, 255]], dtype=torch.uint8), generator=seeded())
