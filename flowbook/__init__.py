@@ -8,6 +8,7 @@ __version__ = "0.1.0"
 from typing import TYPE_CHECKING
 
 _NAMES = {
+    "bits": ("bits_per_dim", "dequantize"),
     "checkpoints": ("latest_checkpoint", "load_checkpoint", "save_checkpoint"),
     "checks": ("check", "reject"),
     "comparison": (
@@ -62,6 +63,8 @@ _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names
 __all__ = list(_MODULE_OF)
 
 if TYPE_CHECKING:
+    from .bits import bits_per_dim as bits_per_dim
+    from .bits import dequantize as dequantize
     from .checkpoints import latest_checkpoint as latest_checkpoint
     from .checkpoints import load_checkpoint as load_checkpoint
     from .checkpoints import save_checkpoint as save_checkpoint
