@@ -282,7 +282,11 @@ X = torch.zeros(4, 3)
             ValueError,
             "got 2, 2, 0",
         ),
-        (lambda: energy_distance_null(X[0, 0], 1, 1), ValueError, "real must have shape"),
+        (
+            lambda: energy_distance_null(X[0, 0], 1, 1),
+            ValueError,
+            "real must have shape",
+        ),
         (lambda: sliced_wasserstein(X, X[:, :2]), ValueError, r"\(4, 3\) and \(4, 2\)"),
         (lambda: sliced_wasserstein(X, X, projections=0), ValueError, "got 0"),
         (lambda: sliced_wasserstein(X, X, projections=2.0), ValueError, "got 2.0"),
