@@ -1,4 +1,4 @@
-"""A Sphinx extension: numbers by chapter, and no script that the pages can do without.
+"""A Sphinx extension: numbers by chapter, names of statements, tooltips of terms.
 
 With the toctree's own numbering, chapter 09's theorem would print as "Theorem 3.1
 (Theorem 3)". So that is off, chapters carry their numbers in their titles, and here
@@ -8,7 +8,6 @@ the n-th statement of chapter 09 becomes 9.n. Statements that have a name and no
 
 import copy
 import re
-from pathlib import Path
 from unicodedata import lookup
 
 from docutils import nodes
@@ -106,35 +105,11 @@ def plain_docstring(app, what, name, obj, options, lines: list[str]) -> None:
     lines[:] = "``".join(parts).split("\n")
 
 
-ICONS = re.compile(r"<script defer src=[^>]*fontawesome\.js[^>]*></script>")
-
-
-def tidy(app: Sphinx, error: Exception | None) -> None:
-    """Leave out pages that are no more, and the theme's 1.5 MB icon script.
-
-    The theme's style sheet has the same icons.
-    """
-    if error:
-        return
-    out = Path(app.outdir)
-    kept = {app.builder.get_target_uri(name) for name in app.env.found_docs}
-    kept |= {"index.html", "genindex.html", "search.html"}
-    for page in [p for p in out.rglob("*.html") if "_static" not in p.parts]:
-        if page.relative_to(out).as_posix() not in kept:
-            page.unlink()
-            continue
-        text = page.read_text()
-        lighter = ICONS.sub("", text)
-        if lighter != text:
-            page.write_text(lighter)
-    for script in (out / "_static" / "scripts").glob("fontawesome.js*"):
-        script.unlink()
-
-
 def setup(app: Sphinx) -> dict:
+    for name in ("flowbook_proofs", "flowbook_finish"):
+        app.setup_extension(name)
     app.connect("env-check-consistency", number_by_chapter)
     app.connect("autodoc-process-docstring", plain_docstring)
     app.connect("doctree-resolved", name_statements)
     app.connect("doctree-resolved", preview_terms)
-    app.connect("build-finished", tidy)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
