@@ -80,6 +80,13 @@ def serve() -> None:
     site.serve()
 
 
+def audit(*pages: str) -> None:
+    """Run Lighthouse on every page of the built book, or on those named."""
+    from . import audit
+
+    audit.main(list(pages))
+
+
 def check() -> None:
     """The gates for all day: notebooks, export, lint, unit tests."""
     from . import gates
@@ -96,7 +103,7 @@ def test() -> None:
 
 COMMANDS = {
     f.__name__: f
-    for f in (book, chapter, export, clean, lint, dev, lock, serve, check, test)
+    for f in (book, chapter, export, clean, lint, dev, lock, serve, audit, check, test)
 }
 
 

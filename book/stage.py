@@ -277,7 +277,9 @@ def stage(runs: list[Run], folder: Path = SOURCE) -> None:
     files |= api_pages(modules, exported, titles)
     files["ledger.md"] = ledger.page(found, recorded, titles)
     files["references.bib"] = (ROOT / "book" / "references.bib").read_text()
-    files["bibliography.md"] = (ROOT / "book" / "bibliography.md").read_text()
+    for name in ("bibliography", "glossary"):
+        files[f"{name}.md"] = (ROOT / "book" / f"{name}.md").read_text()
+    files["changelog.md"] = (ROOT / "CHANGELOG.md").read_text()
     files["_toc.yml"] = contents(modules)
     files["_config.yml"] = config(read_settings())
     write(files, folder)

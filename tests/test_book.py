@@ -1,14 +1,18 @@
 """The built book, page by page, in a real browser: what a reader would stumble over."""
 
 import re
+import shutil
 import threading
+from dataclasses import replace
 from urllib.parse import quote, unquote, urldefrag, urljoin
 
 import pytest
+import yaml
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import sync_playwright
 
-from book import browser, site, stage
+from book import browser, notebooks, site, stage
+from book.settings import read_settings
 
 pytestmark = pytest.mark.book
 
@@ -307,6 +311,130 @@ def test_page_is_accessible(tab, address, page):
             for n in v["nodes"][:5]
         ]
         assert grave == []
+
+
+def test_each_function_and_its_derivation_lead_to_each_other(tab, address):
+    """Catches an API page that does not say where its function comes from."""
+    tab.goto(address + "api/losses.html")
+    entry = tab.locator("dl.py:has(> dt[id='flowbook.losses.cfm_loss'])")
+    entry.get_by_role("link", name="The smallest example").first.click()
+    tab.wait_for_url("**/nbs/08_losses.html#code-losses-*")
+    mark = tab.locator(".exported a[href$='#flowbook.losses.cfm_loss']")
+    cell = mark.locator("xpath=ancestor::div[contains(@class,'exported')][1]")
+    below = "e => e.nextElementSibling?.textContent ?? ''"
+    assert "def cfm_loss(" in cell.evaluate(below)
+    mark.click()
+    tab.wait_for_url("**/api/losses.html#flowbook.losses.cfm_loss")
+    missing = []
+    for page in [p for p in PAGES if p.startswith("api/") and "index" not in p]:
+        text = (site.HTML / page).read_text()
+        functions = re.findall(
+            r'<dt class="sig[^"]*"\s+id="(flowbook\.\w+\.\w+)"', text
+        )
+        assert functions, page
+        missing += [page] * (len(functions) - text.count("<p>Derived in "))
+    assert missing == []
+
+
+def test_the_footer_says_what_this_copy_is(tab, address):
+    """Catches a page that does not say of which version it is, or where it ran."""
+    tab.goto(address + "nbs/08_losses.html")
+    said = tab.locator(".colophon").inner_text()
+    assert re.search(r"flowbook \d+\.\d+\.\d+ · last run with torch \d", said)
+    assert re.search(r"commit [0-9a-f]{7,}|commit unknown", said)
+
+
+def test_an_owner_gets_links_to_the_repository(tmp_path):
+    """Catches buttons that are configured and never built, and links to a stranger."""
+    someone = replace(read_settings(), user="someone", repo="mine", version="1.2.3")
+    source = tmp_path / "source"
+    shutil.copytree(stage.SOURCE, source, ignore=shutil.ignore_patterns("*.webp"))
+    toc = {"format": "jb-book", "root": "nbs/12_networks", "chapters": []}
+    toc["chapters"] = [{"file": "bibliography"}]
+    (source / "_toc.yml").write_text(yaml.safe_dump(toc))
+    (source / "_config.yml").write_text(stage.config(someone))
+    site.build(strict=False, source=source, html=tmp_path / "html")
+    text = (tmp_path / "html" / "nbs" / "12_networks.html").read_text()
+    links = set(re.findall(r'href="(https://[^"]+)"', text))
+    home = "https://github.com/someone/mine"
+    colab = "https://colab.research.google.com/github/someone/mine"
+    assert home in links
+    assert f"{colab}/blob/v1.2.3/nbs/12_networks.ipynb" in links
+    assert f"{home}/edit/main/nbs/12_networks.ipynb" in links
+    assert any(link.startswith(f"{home}/issues/new") for link in links)
+    assert "set--me" not in text
+    bare = (tmp_path / "html" / "bibliography.html").read_text()
+    assert "/edit/" not in bare, "a page that the build writes has no source to edit"
+
+
+def test_without_an_owner_no_page_leads_to_the_placeholder():
+    """Catches a button to an account that cannot exist."""
+    if not read_settings().has_owner:
+        for page in PAGES:
+            text = (site.HTML / page).read_text()
+            assert "github.com/set--me" not in text, page
+
+
+def test_code_can_be_copied(tab, address, chromium):
+    """Catches a copy button without its script, and one that copies line numbers."""
+    tab.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    tab.goto(address + "nbs/08_losses.html")
+    cell = tab.locator(".highlight:has-text('def cfm_loss(')").first
+    cell.hover()
+    cell.locator("button.copybtn").click()
+    tab.wait_for_timeout(200)
+    assert "def cfm_loss(" in tab.evaluate("() => navigator.clipboard.readText()")
+
+
+def test_the_ledger_can_be_filtered(tab, address):
+    """Catches a filter that hides nothing, hides all, or forgets the statements."""
+    tab.goto(address + "ledger.html")
+    rows = tab.locator("table.ledger tbody tr")
+    shown = tab.locator("table.ledger tbody tr:not([hidden])")
+    every = rows.count()
+    assert shown.count() == every > 300
+    tab.get_by_label("Show").select_option(label="wrong on purpose, rejected")
+    wrong = tab.locator("table.ledger tbody tr:visible").count()
+    assert 100 < wrong < every
+    assert all(t.startswith("✗") for t in shown.all_inner_texts()[:20])
+    tab.get_by_label("Chapter").select_option(index=3)
+    tab.get_by_label("Words").fill("push-forward")
+    assert tab.locator("table.ledger tbody tr:visible").count() < wrong
+    tab.get_by_label("Words").fill("zyzzyva")
+    assert tab.locator("table.ledger tbody tr:visible").count() == 0
+    assert "0 statements, 0 rows" in tab.get_by_role("status").inner_text()
+
+
+def test_the_ledger_draws_each_residual(tab, address):
+    """Catches a row without its bar, and a check whose bar ends beyond the line."""
+    tab.goto(address + "ledger.html")
+    rows = tab.locator("table.ledger tbody tr")
+    assert tab.locator("table.ledger .bar[aria-label]").count() == rows.count()
+    held = tab.locator("table.ledger tr:has-text('✓') .bar.right")
+    assert held.count() == 0
+    assert tab.locator("table.ledger tr:has-text('✗') .bar.left").count() == 0
+
+
+def test_a_word_of_the_glossary_is_linked_where_it_first_stands(tab, address):
+    """Catches a glossary that nothing leads to."""
+    for page in ("nbs/04_continuity.html", "nbs/06_likelihood.html"):
+        tab.goto(address + page)
+        assert tab.locator("article a[href*='glossary.html#term-']").count() > 0
+
+
+def test_every_chapter_is_on_a_route():
+    """Catches a chapter that the syllabus has forgotten."""
+    text = (notebooks.NBS / "how_to_read.md").read_text()
+    chapters = [s for s in notebooks.stems() if re.match(r"\d\d_", s)]
+    assert [s for s in chapters if f"chapter-{s[:2]}" not in text] == []
+
+
+def test_every_reference_has_a_link(tab, address):
+    """Catches an entry of the bibliography that one cannot follow."""
+    tab.goto(address + "bibliography.html")
+    entries = tab.locator("div.citation")
+    assert entries.count() > 15
+    assert entries.count() == tab.locator("div.citation:has(a.external)").count()
 
 
 def test_pages_and_what_they_share_are_light(tab, address):

@@ -29,7 +29,7 @@
   // A formula wider than the page scrolls in its box: let the arrow keys do that, too.
   const reach = () => {
     for (const box of document.querySelectorAll("article :is(div.math, p, pre, table, .output, .pst-scrollable-table-container)"))
-      if (box.scrollWidth > box.clientWidth + 1) box.tabIndex = 0;
+      if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
       else if (box.getAttribute("tabindex") === "0") box.removeAttribute("tabindex");
   };
   addEventListener("resize", reach);
