@@ -5,7 +5,7 @@ PYTHON ?= $(or $(FLOWBOOK_PYTHON),python3)
 run := FLOWBOOK_PYTHON= $(PYTHON) book/env.py
 
 .DEFAULT_GOAL := help
-.PHONY: help book test check audit serve chapter export clean-notebooks lint lock dev clean
+.PHONY: help book test check audit serve chapter export clean-notebooks lint release lock data dev clean
 
 help: ## this list
 	@awk -F ': .*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
@@ -38,8 +38,14 @@ clean-notebooks: ## remove outputs and stray metadata from the notebooks
 lint: ## format and lint notebooks and tools
 	@$(run) lint
 
+release: ## write to dist/: the site as a zip, the book as a PDF, notebooks, the wheel
+	@$(run) release
+
 lock: ## write lock.txt anew from settings.ini (UPGRADE=1: newer versions)
 	@$(run) lock
+
+data: ## put Fashion-MNIST into data/ (FROM=folder: from there), checksums checked
+	@$(run) data $(FROM)
 
 dev: ## install the hooks that clean and lint before each commit
 	@$(run) dev

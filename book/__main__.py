@@ -73,6 +73,13 @@ def lock() -> None:
     lock.main()
 
 
+def data(source: str | None = None) -> None:
+    """Put Fashion-MNIST into data/: from `source`, Debian's package, or a download."""
+    from . import data
+
+    data.stage(source)
+
+
 def serve() -> None:
     """Serve the built book on this machine."""
     from . import site
@@ -85,6 +92,13 @@ def audit(*pages: str) -> None:
     from . import audit
 
     audit.main(list(pages))
+
+
+def release() -> None:
+    """Write what one can take away: site, PDF, students' notebooks, wheel."""
+    from . import release
+
+    release.release()
 
 
 def check() -> None:
@@ -103,7 +117,21 @@ def test() -> None:
 
 COMMANDS = {
     f.__name__: f
-    for f in (book, chapter, export, clean, lint, dev, lock, serve, audit, check, test)
+    for f in (
+        book,
+        chapter,
+        export,
+        clean,
+        lint,
+        dev,
+        lock,
+        data,
+        serve,
+        release,
+        audit,
+        check,
+        test,
+    )
 }
 
 

@@ -20,7 +20,7 @@ import yaml
 from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell
 
-from . import BUILD, NBS, PACKAGE, ROOT, ledger
+from . import BUILD, NBS, PACKAGE, ROOT, ledger, panels
 from .notebooks import directives, module_of, title
 from .run import BookError, Run
 from .settings import Settings, read_settings
@@ -35,7 +35,7 @@ def page(nb: NotebookNode) -> NotebookNode:
     nb = copy.deepcopy(nb)
     module = module_of(nb)
     nb.metadata["language_info"] = {"name": "python", "pygments_lexer": "ipython3"}
-    cells = []
+    cells, touched, film = [], [], False
     for number, cell in enumerate(nb.cells):
         if cell.cell_type != "code":
             cell.source = NAMED.sub(r"{prf:ref}`Theorem \1 <thm-\1>`", cell.source)
@@ -55,7 +55,11 @@ def page(nb: NotebookNode) -> NotebookNode:
         cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
         _caption(cell, found.values)
         cells.append(cell)
-    nb.cells = cells
+        film = film or bool(panels.films(cell))
+        if "panel" in found.values:
+            touched.append(found.values["panel"])
+            cells.append(panels.place(cell, touched[-1]))
+    nb.cells = cells + panels.loading(cells[-1], touched, film=film)
     return nb
 
 
@@ -251,6 +255,7 @@ def stage(runs: list[Run], folder: Path = SOURCE) -> None:
     modules: dict[str, str] = {}
     exported: list[Export] = []
     static = [p for p in (ROOT / "book" / "static").glob("*") if p.is_file()]
+    files |= panels.files()
     for run in runs:
         nb = page(run.nb)
         stem = run.path.stem
@@ -269,8 +274,9 @@ def stage(runs: list[Run], folder: Path = SOURCE) -> None:
     missing = ledger.gaps(found, recorded)
     if missing:
         raise BookError("the proof ledger has gaps:\n" + "\n".join(missing))
+    chapters = {run.path.stem: run.nb for run in runs}
     for path in NBS.glob("*.md"):
-        files[f"nbs/{path.name}"] = path.read_text()
+        files[f"nbs/{path.name}"] = panels.with_films(path.read_text(), chapters)
     for path in static:
         files[f"_static/{path.name}"] = path.read_bytes()
     titles = {f"nbs/{run.path.stem}": title(run.nb) for run in runs}
@@ -316,5 +322,5 @@ def stage_one(run: Run, folder: Path) -> None:
         ),
         "_config.yml": config(read_settings()),
     }
-    files |= {f"_static/{p.name}": p.read_bytes() for p in static}
+    files |= {f"_static/{p.name}": p.read_bytes() for p in static} | panels.files()
     write(files, folder)

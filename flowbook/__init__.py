@@ -8,7 +8,20 @@ __version__ = "0.1.0"
 from typing import TYPE_CHECKING
 
 _NAMES = {
+    "bits": ("bits_per_dim", "dequantize"),
+    "checkpoints": ("latest_checkpoint", "load_checkpoint", "save_checkpoint"),
     "checks": ("check", "reject"),
+    "comparison": (
+        "FOUR_METHODS",
+        "Method",
+        "as_field",
+        "compare",
+        "evaluate",
+        "noise_loss",
+        "score_loss",
+        "t_interval",
+        "train_classifier",
+    ),
     "conversions": (
         "data_to_noise",
         "data_to_score",
@@ -23,10 +36,18 @@ _NAMES = {
         "velocity_to_noise",
         "velocity_to_score",
     ),
+    "datasets": ("load_cifar10", "load_digits", "load_fashion_mnist"),
     "likelihood": ("divergence", "log_prob"),
     "losses": ("cfm_loss", "fm_loss", "loss_floor"),
     "marginal": ("EmpiricalMarginal", "MixtureMarginal"),
-    "metrics": ("energy_distance", "energy_distance_null"),
+    "metrics": (
+        "calibrated",
+        "distance_null",
+        "energy_distance",
+        "energy_distance_null",
+        "frechet_distance",
+        "sliced_wasserstein",
+    ),
     "networks": ("MLP",),
     "notation": ("rescale_clock", "reverse_clock"),
     "ode": ("Solution", "solve"),
@@ -35,14 +56,29 @@ _NAMES = {
     "schedules": ("CosinePath", "CustomPath", "OTPath", "VEPath", "VPPath"),
     "toy": ("GaussianMixture", "sample_moons"),
     "training": ("TrainingRun", "train"),
+    "unet": ("UNet",),
 }
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}
 
 __all__ = list(_MODULE_OF)
 
 if TYPE_CHECKING:
+    from .bits import bits_per_dim as bits_per_dim
+    from .bits import dequantize as dequantize
+    from .checkpoints import latest_checkpoint as latest_checkpoint
+    from .checkpoints import load_checkpoint as load_checkpoint
+    from .checkpoints import save_checkpoint as save_checkpoint
     from .checks import check as check
     from .checks import reject as reject
+    from .comparison import FOUR_METHODS as FOUR_METHODS
+    from .comparison import Method as Method
+    from .comparison import as_field as as_field
+    from .comparison import compare as compare
+    from .comparison import evaluate as evaluate
+    from .comparison import noise_loss as noise_loss
+    from .comparison import score_loss as score_loss
+    from .comparison import t_interval as t_interval
+    from .comparison import train_classifier as train_classifier
     from .conversions import data_to_noise as data_to_noise
     from .conversions import data_to_score as data_to_score
     from .conversions import data_to_velocity as data_to_velocity
@@ -55,6 +91,9 @@ if TYPE_CHECKING:
     from .conversions import velocity_to_data as velocity_to_data
     from .conversions import velocity_to_noise as velocity_to_noise
     from .conversions import velocity_to_score as velocity_to_score
+    from .datasets import load_cifar10 as load_cifar10
+    from .datasets import load_digits as load_digits
+    from .datasets import load_fashion_mnist as load_fashion_mnist
     from .likelihood import divergence as divergence
     from .likelihood import log_prob as log_prob
     from .losses import cfm_loss as cfm_loss
@@ -62,8 +101,12 @@ if TYPE_CHECKING:
     from .losses import loss_floor as loss_floor
     from .marginal import EmpiricalMarginal as EmpiricalMarginal
     from .marginal import MixtureMarginal as MixtureMarginal
+    from .metrics import calibrated as calibrated
+    from .metrics import distance_null as distance_null
     from .metrics import energy_distance as energy_distance
     from .metrics import energy_distance_null as energy_distance_null
+    from .metrics import frechet_distance as frechet_distance
+    from .metrics import sliced_wasserstein as sliced_wasserstein
     from .networks import MLP as MLP
     from .notation import rescale_clock as rescale_clock
     from .notation import reverse_clock as reverse_clock
@@ -82,6 +125,7 @@ if TYPE_CHECKING:
     from .toy import sample_moons as sample_moons
     from .training import TrainingRun as TrainingRun
     from .training import train as train
+    from .unet import UNet as UNet
 else:
 
     def __getattr__(name):

@@ -43,6 +43,7 @@ TWINS = [
 ]
 OTHER = {**dict(TWINS), **{b: a for a, b in TWINS}}
 SYMMETRIC = {"max", "min", "maximum", "minimum", "hypot", "logaddexp", "isinstance"}
+SYMMETRIC |= {"transpose"}  # of two dimensions
 
 
 @dataclass(frozen=True)
@@ -75,9 +76,7 @@ def changes(node: ast.expr) -> Iterator[ast.expr]:
             yield ast.BinOp(a, ast.Mult(), b)
         case ast.BinOp(left=a, op=ast.Pow()):
             yield a
-        case ast.Call(func=f, args=[a, b, *rest], keywords=k) if (
-            _name(f) not in SYMMETRIC
-        ):
+        case ast.Call(func=f, args=[a, b, *rest], keywords=k) if _order_tells(f, a, b):
             yield ast.Call(f, [b, a, *rest], k)
     match node:
         case ast.Attribute(value=v, attr=name, ctx=ast.Load()) if name in OTHER:
@@ -91,6 +90,10 @@ def changes(node: ast.expr) -> Iterator[ast.expr]:
                 yield ast.BinOp(ast.Constant(a.value + 1), op, b)
             if isinstance(b, ast.Constant) and type(b.value) is int:
                 yield ast.BinOp(a, op, ast.Constant(b.value + 1))
+
+
+def _order_tells(function: ast.expr, a: ast.expr, b: ast.expr) -> bool:
+    return _name(function) not in SYMMETRIC and ast.dump(a) != ast.dump(b)
 
 
 def formulas(node: ast.AST) -> Iterator[ast.expr]:

@@ -1,41 +1,27 @@
-"""Chapter 16: digits, halves, nearest neighbours, pictures."""
+"""Chapter 16: halves, nearest neighbours, pictures, blends, and the recipe."""
 
 import math
-import tempfile
-from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 from torch.testing import assert_close
 
 from flowbook.images import (
+    blend,
     image_grid,
-    load_digits,
     nearest,
     random_halves,
-    save_animation,
+    train_unet,
 )
+from flowbook.schedules import OTPath
+from flowbook.training import cosine_lr, train
+from flowbook.unet import UNet
 
 F64 = torch.float64
 
 
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
-
-
-def test_digits():
-    """Catches: a scale other than [-1, 1], a missing channel, shuffled labels."""
-    from sklearn import datasets
-
-    images, labels = load_digits(dtype=F64)
-    raw = datasets.load_digits()
-    assert images.shape == (1797, 1, 8, 8) and labels.shape == (1797,)
-    assert images.min() == -1 and images.max() == 1
-    expected = torch.tensor(raw.data, dtype=F64)
-    assert_close((images.flatten(1) + 1) * 8, expected, rtol=0, atol=0)
-    assert labels.tolist() == raw.target.tolist() and not labels.is_floating_point()
-    assert load_digits()[0].dtype == torch.get_default_dtype()
 
 
 @pytest.mark.parametrize("n", [2, 7, 8])
@@ -104,7 +90,9 @@ def test_nearest_refuses_another_dtype():
         ((5, 3), (7, 4), 9, r"got \(5, 3\), \(7, 4\)"),
         ((5, 3), (0, 3), 9, r"got \(5, 3\), \(0, 3\)"),
         ((5, 3), (7, 3), 0, "and chunk 0"),
-        ((5,), (7, 3), 9, r"x must have shape \(B, \*D\), got \(5,\)"),
+        ((5,), (7, 3), 9, r"got \(5,\), \(7, 3\)"),
+        ((5,), (7, 1), 9, r"got \(5,\), \(7, 1\)"),
+        ((), (7, 3), 9, r"x must have shape \(B, \*D\), got \(\)"),
     ],
 )
 def test_nearest_refuses(x, data, chunk, match):
@@ -154,35 +142,67 @@ def test_grid_refuses(size, columns, gap):
         image_grid(torch.zeros(size), columns, gap=gap)
 
 
-def test_animation():
-    """Catches: swapped axes or colours, values that wrap round, a film that stops."""
-    frames = torch.zeros(3, 3, 8, 16)
-    frames[0, 0] = 7.0  # red, far too bright
-    frames[1, 1] = 0.5  # half green
-    frames[2, 2, :, 8:] = 1.0  # blue, at the right
-    frames[2, 0] = -0.5
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "film.webp"
-        size = save_animation(frames, path, frame_ms=40, last_ms=900, quality=100)
-        assert size == path.stat().st_size
-        with Image.open(path) as film:
-            assert (film.n_frames, film.size) == (3, (16, 8))
-            assert film.info["loop"] == 0
-            seen, durations = [], []
-            for k in range(3):
-                film.seek(k)
-                seen.append(film.convert("RGB"))
-                durations.append(film.info["duration"])
-    places = [(0, (4, 4)), (1, (4, 4)), (2, (2, 4)), (2, (13, 4))]
-    colours = [seen[k].getpixel(place) for k, place in places]
-    expected = [(255, 0, 0), (0, 128, 0), (0, 0, 0), (0, 0, 255)]
-    for colour, wanted in zip(colours, expected, strict=True):
-        assert max(abs(a - b) for a, b in zip(colour, wanted, strict=True)) <= 8
-    assert durations == [40, 40, 900]
+def test_blend():
+    """Catches: ends exchanged, sine for cosine, a straight way, a full half circle."""
+    a, b = torch.randn(2, 5, 3, generator=seeded(), dtype=F64)
+    for s in (0.0, 0.25, 0.6, 1.0):
+        angle = s * math.pi / 2
+        expected = [
+            [math.cos(angle) * p + math.sin(angle) * q for p, q in zip(*r, strict=True)]
+            for r in zip(a.tolist(), b.tolist(), strict=True)
+        ]
+        assert_close(blend(a, b, s), torch.tensor(expected, dtype=F64))
+    assert_close(blend(a, b, 0.0), a, rtol=0, atol=0)
+    assert_close(blend(a, b, 1.0), b, rtol=0, atol=1e-15)
 
 
-@pytest.mark.parametrize("size", [(3, 8, 8), (0, 3, 8, 8), (2, 1, 8, 8)])
-def test_animation_refuses(size):
-    """Catches: a film without frames; grey frames that PIL would misread."""
-    with pytest.raises(ValueError, match=r"frames must be \(T, 3, H, W\), got"):
-        save_animation(torch.zeros(size), "never-written.webp")
+def test_blend_of_each_pair():
+    """Catches: one place for all pairs; places broadcast over the wrong dimension."""
+    a, b = torch.randn(2, 3, 3, 2, generator=seeded(), dtype=F64)
+    s = torch.tensor([0.1, 0.5, 0.9], dtype=F64)
+    rows = [blend(a[k : k + 1], b[k : k + 1], s[k].item()) for k in range(3)]
+    assert_close(blend(a, b, s), torch.cat(rows))
+
+
+def test_blend_refuses():
+    """Catches: one point of noise broadcast against many."""
+    with pytest.raises(ValueError, match=r"\(5, 3\).*\(1, 3\)"):
+        blend(torch.zeros(5, 3), torch.zeros(1, 3), 0.5)
+
+
+@pytest.mark.parametrize("classes", [None, 3])
+def test_recipe(classes):
+    """Catches: another path, rate, clipping or network than the recipe says."""
+    images = torch.randn(10, 1, 4, 4, generator=seeded(1), dtype=F64)
+    labels = None if classes is None else torch.arange(10) % classes
+    small = {"width": 8, "multipliers": (1, 1)}
+    torch.manual_seed(3)
+    run = train_unet(
+        images,
+        labels,
+        steps=41,
+        batch_size=5,
+        lr=0.02,
+        generator=seeded(2),
+        progress=False,
+        **small,
+    )
+    torch.manual_seed(3)
+    model = UNet(1, classes=classes, **small).double()
+    expected = train(
+        model,
+        OTPath(),
+        images if labels is None else (images, labels),
+        steps=41,
+        batch_size=5,
+        lr=cosine_lr(0.02, 41, warmup=2),
+        clip=1.0,
+        generator=seeded(2),
+        progress=False,
+    )
+    assert torch.equal(run.losses, expected.losses)
+    assert run.model.classes == classes
+    for found, wanted in zip(
+        run.ema.parameters(), expected.ema.parameters(), strict=True
+    ):
+        assert torch.equal(found, wanted) and found.dtype == F64

@@ -1,13 +1,22 @@
-"""The energy distance against a closed form, SciPy and three plain means."""
+"""Three distances against closed forms, SciPy and plain versions, and their nulls."""
 
 import math
 
 import pytest
+import scipy.linalg
+import scipy.optimize
 import scipy.stats
 import torch
 from torch.testing import assert_close
 
-from flowbook.metrics import energy_distance, energy_distance_null
+from flowbook.metrics import (
+    calibrated,
+    distance_null,
+    energy_distance,
+    energy_distance_null,
+    frechet_distance,
+    sliced_wasserstein,
+)
 
 
 def seeded(seed=0):
@@ -109,6 +118,142 @@ def test_nothing_flows_back():
     x = draw(4, 2).requires_grad_()
     assert not energy_distance(x, draw(5, 2)).requires_grad
     assert not energy_distance_null(x, 2, 2, repeats=2).requires_grad
+    assert not sliced_wasserstein(x, draw(5, 2)).requires_grad
+    assert not frechet_distance(x, draw(5, 2)).requires_grad
+
+
+def transport_on_the_line(x, y):
+    """W₂² of two samples, by copies: n·m equal masses on either side."""
+    n, m = len(x), len(y)
+    x, y = (z.sort().values.repeat_interleave(k) for z, k in ((x, m), (y, n)))
+    return (x - y).square().mean()
+
+
+@pytest.mark.parametrize("n, m", [(1, 1), (4, 4), (5, 8), (6, 4), (1, 7)])
+def test_transport_on_the_line(n, m):
+    """Catches: unsorted points, a piece of a quantile function lost, a root."""
+    x, y = draw(n, 1), 0.3 + 2 * draw(m, 1, seed=1)
+    value = sliced_wasserstein(x, y, projections=3, generator=seeded())
+    assert value.shape == ()
+    assert_close(value, transport_on_the_line(x[:, 0], y[:, 0]), rtol=0, atol=1e-13)
+
+
+def test_transport_is_the_best_assignment():
+    """Catches: a pairing that is sorted but not optimal."""
+    x, y = draw(9, 1), draw(9, 1, seed=1).exp()
+    cost = (x - y[:, 0]).square()
+    rows, columns = scipy.optimize.linear_sum_assignment(cost.numpy())
+    value = sliced_wasserstein(x, y, projections=1)
+    assert_close(value, cost[rows, columns].mean(), rtol=0, atol=1e-13)
+
+
+def test_slices_one_by_one():
+    """Catches: directions that are not unit, not uniform, or shared wrongly."""
+    x, y = draw(5, 2, 3), 0.5 + draw(8, 2, 3, seed=1)
+    value = sliced_wasserstein(x, y, projections=7, generator=seeded(3))
+    g = seeded(3)
+    theta = torch.randn((6, 7), generator=g, dtype=torch.float64)
+    slices = [
+        transport_on_the_line(x.flatten(1) @ e, y.flatten(1) @ e)
+        for e in torch.nn.functional.normalize(theta, dim=0).mT
+    ]
+    assert_close(value, torch.stack(slices).mean(), rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1.7])
+def test_shift_and_scale_in_closed_form(scale):
+    """Catches: 1/d lost, a root: SW₂² = E|Y − X|²/d for Y = sX + c, s ≥ 0."""
+    x = draw(40, 3)
+    y = scale * x + torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+    M = (y - x).mT @ (y - x) / 40
+    variance = 2 / (3 * 5) * (M.square().sum() - M.trace() ** 2 / 3)
+    value = sliced_wasserstein(x, y, projections=4000, generator=seeded(1))
+    assert (value - M.trace() / 3).abs() < 4 * (variance / 4000).sqrt()
+
+
+def test_sliced_far_from_the_origin_and_at_zero():
+    """Catches: projections of large numbers, without centring."""
+    x, y = ((z * 1024).round() / 1024 for z in (draw(20, 4), draw(30, 4, seed=1)))
+    here = sliced_wasserstein(x, y, generator=seeded(1))
+    far = sliced_wasserstein(x + 2**30, y + 2**30, generator=seeded(1))  # exact sums
+    assert_close(far, here, rtol=0, atol=1e-10)
+    same = sliced_wasserstein(x.float(), x.float().flip(0), generator=seeded(1))
+    assert same.dtype == torch.float32 and 0 <= same < 1e-12
+
+
+def with_moments(z, mean, C):
+    z = z - z.mean(0)
+    white = torch.linalg.solve(torch.linalg.cholesky(z.mT.cov()), z.mT).mT
+    return mean + white @ torch.linalg.cholesky(C).mT
+
+
+def test_frechet_of_gaussians():
+    """Catches: a wrong sign or factor, n for n − 1, the overlap of commuting only."""
+    half, shift = draw(3, 3, seed=4), torch.tensor([1.0, -2.0, 0.5]).double()
+    C, D = half @ half.mT, torch.diag(torch.tensor([0.5, 1.0, 3.0])).double() + 0.2
+    x, y = with_moments(draw(5, 3), 0 * shift, C), with_moments(draw(8, 3), shift, D)
+    root = scipy.linalg.sqrtm((C @ D).numpy()).real
+    expected = shift.square().sum() + C.trace() + D.trace() - 2 * root.trace()
+    value = frechet_distance(x, y)
+    assert value.shape == ()
+    assert_close(value, expected, rtol=0, atol=1e-12)
+    assert_close(frechet_distance(y, x), expected, rtol=0, atol=1e-12)
+
+
+def test_frechet_on_the_line():
+    """Catches: biased deviations: (x̄ − ȳ)² + (s_x − s_y)² for d = 1."""
+    x, y = draw(5, 1), 0.5 + 2 * draw(8, 1, seed=1)
+    expected = (x.mean() - y.mean()) ** 2 + (x.std() - y.std()) ** 2
+    assert_close(frechet_distance(x, y), expected, rtol=0, atol=1e-13)
+
+
+def test_frechet_with_fewer_points_than_features():
+    """Catches: roots of eigenvalues that should be 0; a value below 0."""
+    x = draw(6, 2, 3, 4, dtype=torch.float32)
+    value = frechet_distance(x, x.flip(0))
+    assert value.dtype == torch.float32 and 0 <= value < 1e-12
+    a, b = draw(6, 24), draw(5, 24, seed=1)
+    dense = [z.mT.cov().numpy() for z in (a, b)]
+    root = scipy.linalg.sqrtm(dense[0] @ dense[1] + 0j).real  # singular: half digits
+    expected = (a.mean(0) - b.mean(0)).square().sum() + dense[0].trace()
+    expected = expected + dense[1].trace() - 2 * root.trace()
+    assert_close(frechet_distance(a, b), expected, rtol=0, atol=1e-5)
+
+
+def test_frechet_bias():
+    """Catches: a correction that isn't documented, a wrong n: N(0, 1), n = 6, m = 9."""
+
+    def mean_deviation(n):
+        ratio = math.lgamma(n / 2) - math.lgamma((n - 1) / 2)
+        return math.sqrt(2 / (n - 1)) * math.exp(ratio)
+
+    expected = 1 / 6 + 1 / 9 + 2 - 2 * mean_deviation(6) * mean_deviation(9)
+    z = draw(600, 15, 1, seed=2)
+    values = torch.stack([frechet_distance(a[:6], a[6:]) for a in z])
+    assert ((values.mean() - expected) / (values.std() / math.sqrt(600))).abs() < 4
+
+
+def test_one_null_for_all_distances():
+    """Catches: a null of other splits than the fast one's, sizes exchanged."""
+    real = draw(12, 2, 3)
+    sizes = {"size_x": 4, "size_y": 6, "repeats": 3}
+    slow = distance_null(energy_distance, real, **sizes, generator=seeded(7))
+    fast = energy_distance_null(real, **sizes, generator=seeded(7))
+    assert_close(slow, fast, rtol=0, atol=1e-13)
+    counts = distance_null(lambda x, y: torch.tensor(len(x) - len(y)), real, 4, 6)
+    assert counts.tolist() == [-2] * 200
+
+
+def test_judge_is_the_distance_in_units_of_the_null():
+    """Catches: held-out points and samples exchanged, another quantile or size."""
+    real, held_out, x = draw(30, 2), draw(6, 2, seed=1), draw(5, 2, seed=2)
+
+    def lopsided(a, b):
+        return energy_distance(a, b) + a[:, 0].mean().exp()
+
+    judge = calibrated(lopsided, real, held_out, 5, repeats=40, generator=seeded(3))
+    null = distance_null(lopsided, real, 5, 6, repeats=40, generator=seeded(3))
+    assert judge(x) == (lopsided(x, held_out) / null.quantile(0.95)).item()
 
 
 X = torch.zeros(4, 3)
@@ -119,7 +264,12 @@ X = torch.zeros(4, 3)
     [
         (lambda: energy_distance(X, X[:, :2]), ValueError, r"\(4, 3\) and \(4, 2\)"),
         (lambda: energy_distance(X, X.double()), TypeError, "must have one dtype"),
-        (lambda: energy_distance(X, X[0]), ValueError, r"y must have shape \(B, \*D\)"),
+        (lambda: energy_distance(X, X[0]), ValueError, r"got \(4, 3\) and \(3,\)"),
+        (
+            lambda: energy_distance(X, X[0, 0]),
+            ValueError,
+            r"y must have shape \(B, \*D",
+        ),
         (lambda: energy_distance(X.int(), X), TypeError, "x must be floating point"),
         (lambda: energy_distance(X, X / 0), ValueError, "y must be finite, got 12"),
         (lambda: energy_distance(X[:0], X), ValueError, "x must hold at least one"),
@@ -132,7 +282,23 @@ X = torch.zeros(4, 3)
             ValueError,
             "got 2, 2, 0",
         ),
-        (lambda: energy_distance_null(X[0], 1, 1), ValueError, "real must have shape"),
+        (
+            lambda: energy_distance_null(X[0, 0], 1, 1),
+            ValueError,
+            "real must have shape",
+        ),
+        (lambda: sliced_wasserstein(X, X[:, :2]), ValueError, r"\(4, 3\) and \(4, 2\)"),
+        (lambda: sliced_wasserstein(X, X, projections=0), ValueError, "got 0"),
+        (lambda: sliced_wasserstein(X, X, projections=2.0), ValueError, "got 2.0"),
+        (lambda: frechet_distance(X, X.double()), TypeError, "must have one dtype"),
+        (lambda: frechet_distance(X, X[:1]), ValueError, "two points, got 4 and 1"),
+        (lambda: distance_null(energy_distance, X, 2, 3), ValueError, "got 2, 3, 200"),
+        (lambda: calibrated(energy_distance, X, X[:2], 2), ValueError, "no yardstick"),
+        (
+            lambda: calibrated(energy_distance, draw(5, 2), draw(2, 2), 3)(draw(4, 2)),
+            ValueError,
+            "the null is for 3 samples, got 4",
+        ),
     ],
 )
 def test_bad_input_is_named(call, error, message):
