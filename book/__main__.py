@@ -87,18 +87,18 @@ def serve() -> None:
     site.serve()
 
 
-def audit(*pages: str) -> None:
-    """Run Lighthouse on every page of the built book, or on those named."""
-    from . import audit
-
-    audit.main(list(pages))
-
-
 def release() -> None:
     """Write what one can take away: site, PDF, students' notebooks, wheel."""
     from . import release
 
     release.release()
+
+
+def audit(*pages: str) -> None:
+    """Run Lighthouse on every page of the built book, or on those named."""
+    from . import audit
+
+    audit.main(list(pages))
 
 
 def check() -> None:
@@ -127,8 +127,8 @@ COMMANDS = {
         lock,
         data,
         serve,
-        release,
         audit,
+        release,
         check,
         test,
     )

@@ -101,8 +101,8 @@ def page(found: list[Statement], recorded: list[dict], titles: dict[str, str]) -
         f"measured: {len(found)} statements, {len(recorded) - wrong} checks, and "
         f"{wrong} formulas that are wrong on purpose and were rejected. The residuals "
         "come from the run that made these pages. A bar shows the residual against its "
-        "tolerance, the line in the middle, in powers of ten: a check has to end left "
-        "of it, a formula that is wrong on purpose right of it.",
+        "tolerance (the line in the middle) in powers of ten: a check has to end left "
+        "of the line, a formula that is wrong on purpose right of it.",
         "",
     ]
     for page_name in dict.fromkeys(s.page for s in found):

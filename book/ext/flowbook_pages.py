@@ -19,7 +19,7 @@ from sphinx_proof.nodes import NODE_TYPES, unenumerable_node
 
 def chapter(docname: str) -> str | None:
     """The number of a chapter, from its file's name: "9" for nbs/09_gaussian_paths."""
-    found = re.match(r"nbs/0?([a-z]?\d+)_", docname)
+    found = re.match(r"nbs/0?([a-z]?\d+[a-z]?)_", docname)
     return found[1] if found else None
 
 
