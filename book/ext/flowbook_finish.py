@@ -31,6 +31,7 @@ TWICE = re.compile(r'(<p class="admonition-title") id="[^"]*"')
 def scripts(app: Sphinx, config: Config) -> None:
     """Load our scripts late, and each only where it has something to do."""
     config.mathjax_path = "mathjax/startup.js"
+    config.html_css_files = [n for n in config.html_css_files if n != "print.css"]
     names = [n for n in config.html_js_files if isinstance(n, str)]
     config.html_js_files = [
         (name, {} if name in AT_ONCE else {"defer": "defer"})
