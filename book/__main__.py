@@ -94,6 +94,13 @@ def release() -> None:
     release.release()
 
 
+def audit(*pages: str) -> None:
+    """Run Lighthouse on every page of the built book, or on those named."""
+    from . import audit
+
+    audit.main(list(pages))
+
+
 def check() -> None:
     """The gates for all day: notebooks, export, lint, unit tests."""
     from . import gates
@@ -120,6 +127,7 @@ COMMANDS = {
         lock,
         data,
         serve,
+        audit,
         release,
         check,
         test,

@@ -5,6 +5,8 @@ A figure cell with `#| panel: NAME` gets a place below its figure, which the scr
 figure stands alone. Only pages that need a script load it.
 """
 
+import re
+
 from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell
 
@@ -22,10 +24,27 @@ def place(cell: NotebookNode, name: str) -> NotebookNode:
     return _raw(cell, "panel", f'<div class="panel" data-panel="{name}"></div>')
 
 
-def has_film(cell: NotebookNode) -> bool:
-    """Whether `flowbook.plots.film` has left one among a cell's outputs."""
-    pages = (o.get("data", {}).get("text/html", "") for o in cell.outputs)
-    return any('<figure class="film' in page for page in pages)
+def films(cell: NotebookNode) -> list[str]:
+    """What `flowbook.plots.film` has left among a cell's outputs, as HTML."""
+    pages = (o.get("data", {}).get("text/html", "") for o in cell.get("outputs", []))
+    return [page for page in pages if '<figure class="film' in page]
+
+
+def with_films(text: str, chapters: dict[str, NotebookNode]) -> str:
+    """A page's text with the first film of chapter STEM at `<!-- film: STEM -->`.
+
+    Raises BookError if that chapter shows none.
+    """
+
+    def film(mark: re.Match) -> str:
+        chapter = chapters.get(mark[1])
+        shown = [f for cell in (chapter.cells if chapter else ()) for f in films(cell)]
+        if not shown:
+            raise BookError(f"there is no film in chapter {mark[1]!r}")
+        page = re.sub(r"\n\s*", " ", shown[0])  # a raw block of one line
+        return f"```{{raw}} html\n{page}\n{_tags(['player'])}\n```"
+
+    return re.sub(r"<!-- film: (\w+) -->", film, text)
 
 
 def loading(last: NotebookNode, panels: list[str], *, film: bool) -> list[NotebookNode]:
@@ -33,9 +52,12 @@ def loading(last: NotebookNode, panels: list[str], *, film: bool) -> list[Notebo
     names = [*(SHARED if panels else ()), *panels, *(("player",) if film else ())]
     if not names:
         return []
+    return [_raw(last, "scripts", _tags(names))]
+
+
+def _tags(names: list[str]) -> str:
     tags = [f'<script defer src="../panels/{name}.js"></script>' for name in names]
-    style = '<link rel="stylesheet" href="../panels/panel.css">'
-    return [_raw(last, "scripts", "\n".join([style, *tags]))]
+    return "\n".join(['<link rel="stylesheet" href="../panels/panel.css">', *tags])
 
 
 def files() -> dict[str, bytes]:

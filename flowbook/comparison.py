@@ -4,9 +4,6 @@
 __all__ = ['FOUR_METHODS', 'noise_loss', 'score_loss', 'loss_weight', 'as_field', 'Method', 'Row', 'evaluate', 't_interval',
            'compare', 'train_classifier']
 
-# %% ../nbs/17_ot_against_diffusion.ipynb #4340da0d
-#| export
-
 # %% ../nbs/17_ot_against_diffusion.ipynb #9e9b876f
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence

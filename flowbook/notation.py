@@ -67,7 +67,9 @@ def time_per_sample(t: float | Tensor, x: Tensor) -> Tensor:
                 f"t must be a number or have shape ({x.shape[0]},) to go with x of "
                 f"shape {tuple(x.shape)}, got shape {tuple(t.shape)}"
             )
-        return t.to(dtype=x.dtype, device=x.device).expand(x.shape[0])
+        if t.dtype != x.dtype or t.device != x.device:
+            t = t.to(dtype=x.dtype, device=x.device)
+        return t if t.ndim else t.expand(x.shape[0])
     if isinstance(t, bool) or not isinstance(t, (int, float)):
         raise TypeError(f"t must be a number or a tensor, got {type(t).__name__}")
     if not 0 <= t <= 1:  # NaN fails here too

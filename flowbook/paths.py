@@ -93,9 +93,9 @@ class GaussianPath(ABC):
         methods this one allows sigma = 0 (Lipman et al., eq. 11 and 13).
         """
         like = _require_pair(x0, x1, "x0")
-        s = expand_time(t, like)  # (B, 1, ..., 1)
+        times = time_per_sample(t, like)
         self._require_finite_speed(t, like)
-        return PathSample(x0, x1, s.view(-1), *self._flow(x0, x1, s))
+        return PathSample(x0, x1, times, *self._flow(x0, x1, expand_time(times, like)))
 
     def _flow(self, x0: Tensor, x1: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         # apart, so that a path with cheaper arithmetic can replace it

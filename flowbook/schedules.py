@@ -42,7 +42,7 @@ class OTPath(GaussianPath):
         return torch.full_like(t, self.sigma_min - 1)
 
     def _flow(self, x0: Tensor, x1: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        end = x1 + self.sigma_min * x0 if self.sigma_min else x1  # ψ_1(x0 | x1)
+        end = torch.add(x1, x0, alpha=self.sigma_min) if self.sigma_min else x1
         return torch.lerp(x0, end, t), end - x0
 
 # %% ../nbs/10_schedules.ipynb #7542477a
@@ -107,8 +107,9 @@ class VPPath(GaussianPath):
         return -self.dalpha(t) * self.alpha(t) / self.sigma(t)
 
     def _flow(self, x0: Tensor, x1: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        alpha, sigma = self.alpha(t), self.sigma(t)  # each computed once
-        speed = 0.5 * self._beta(t) * alpha
+        beta, minus = self._beta(t), -self._integral(t)  # each computed once
+        alpha, sigma = torch.exp(0.5 * minus), torch.sqrt(-torch.expm1(minus))
+        speed = 0.5 * beta * alpha
         return alpha * x1 + sigma * x0, speed * (x1 - alpha / sigma * x0)
 
 # %% ../nbs/10_schedules.ipynb #0bfcb91b

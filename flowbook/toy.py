@@ -146,7 +146,10 @@ class GaussianMixture:
         if dtype is not None and not getattr(dtype, "is_floating_point", False):
             raise TypeError(f"dtype must be floating point, got {dtype!r}")
         parts = (self.weights, self.means, self.covariances)
-        return GaussianMixture(*(part.to(device, dtype) for part in parts))
+        weights, *moments = (part.to(device, dtype) for part in parts)
+        if weights.dtype != self.weights.dtype:
+            weights = weights / weights.sum()  # they summed to 1 in the other dtype
+        return GaussianMixture(weights, *moments)
 
     def _whitened(self, x: Tensor) -> Tensor:  # L_k⁻¹ (x − m_k), (K, d, B)
         points = flatten_points(require_points(x))

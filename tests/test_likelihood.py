@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from flowbook.likelihood import (
     Transport,
@@ -119,6 +120,37 @@ def test_memory_is_bounded_by_the_chunk():
     assert passes(points(5, 7), chunk=1) == 7
     assert passes(points(5, 7), chunk=100) == 1
     assert passes(points(5, 7), method="hutchinson", probes=6, chunk=4) == 2
+
+
+class LargestTensor(TorchDispatchMode):
+    """Notes the largest result, in numbers, of any operation within."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        made = out if isinstance(out, (tuple, list)) else [out]
+        sizes = [
+            x.untyped_storage().nbytes() // x.element_size()
+            for x in made
+            if isinstance(x, torch.Tensor)
+        ]
+        self.numel = max(self.numel, *sizes, 0)
+        return out
+
+
+def test_exact_log_prob_of_images_fits_in_memory():
+    """Catches: all 784 directions of a 28 × 28 image held at once by default."""
+    images, once = points(4, 1, 28, 28), {"method": "euler", "steps": 1}
+    with LargestTensor() as bounded:
+        value = log_prob(curved, images, **once)
+    with LargestTensor() as whole:
+        log_prob(curved, images, chunk=784, **once)
+    one = torch.ones(4, dtype=F64)
+    x0 = images - curved(images, one)
+    expected = standard_normal_log_prob(x0) - curved_divergence(images, one)
+    assert_close(value, expected)
+    assert bounded.numel <= 2**20 < 4 * 784**2 <= whole.numel
 
 
 @pytest.mark.parametrize(
