@@ -86,7 +86,8 @@ def preview_terms(app: Sphinx, doctree: nodes.document, docname: str) -> None:
     if not links:
         return
     meaning = {}
-    for name in app.env.found_docs:
+    names = app.env.domains["std"].objects.items()
+    for name in {place[0] for (kind, _), place in names if kind == "term"}:
         for term in app.env.get_doctree(name).findall(nodes.term):
             definition = copy.deepcopy(term.parent.next_node(nodes.definition))
             for math in list(definition.findall(nodes.math)):
