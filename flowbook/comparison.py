@@ -4,9 +4,6 @@
 __all__ = ['FOUR_METHODS', 'noise_loss', 'score_loss', 'loss_weight', 'as_field', 'Method', 'Row', 'evaluate', 't_interval',
            'compare', 'train_classifier']
 
-# %% ../nbs/17_ot_against_diffusion.ipynb #4340da0d
-#| export
-
 # %% ../nbs/17_ot_against_diffusion.ipynb #9e9b876f
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -270,12 +267,13 @@ def train_classifier(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network = nn.Sequential(
-            *(nn.Conv2d(c, 16, 3, stride=2, padding=1), nn.SiLU()),  # (B, 16, H/2, W/2)
-            *(
-                nn.Conv2d(16, 32, 3, stride=2, padding=1),
-                nn.SiLU(),
-            ),  # (B, 32, H/4, W/4)
-            *(nn.Flatten(), nn.Linear(inner, features), nn.SiLU()),
+            nn.Conv2d(c, 16, 3, stride=2, padding=1),  # (B, 16, H/2, W/2)
+            nn.SiLU(),
+            nn.Conv2d(16, 32, 3, stride=2, padding=1),  # (B, 32, H/4, W/4)
+            nn.SiLU(),
+            nn.Flatten(),
+            nn.Linear(inner, features),
+            nn.SiLU(),
             nn.Linear(features, int(labels.max()) + 1),
         ).to(images)
     optimiser = torch.optim.Adam(network.parameters(), lr=lr)

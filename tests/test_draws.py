@@ -182,7 +182,7 @@ def test_fingerprints():
         ("list", TypeError, "data must be a tensor, got list"),
         ("nan", ValueError, "data must be finite, got 1 NaN"),
         ("overflow", ValueError, "data must be finite, got 33 NaN or inf"),
-        ("flat", ValueError, r"data must have shape \(B, \*D\), got \(6,\)"),
+        ("one number", ValueError, r"data must have shape \(B, \*D\), got \(\)"),
         ("few labels", ValueError, r"a label for each of 6 points, got \(5,\)"),
         ("no labels", ValueError, "a label for each of 6 points, got list"),
         ("dataset", TypeError, "data must be floating point"),
@@ -197,7 +197,7 @@ def test_refuses_data(data, error, match):
         "list": [[1.0, 2.0, 3.0]] * 6,
         "nan": nan,
         "overflow": 1e300 * points().abs() + 1e300,  # finite in float64 only
-        "flat": points(6)[:, 0],
+        "one number": points(6)[0, 0],
         "few labels": (points(6), torch.arange(5)),
         "no labels": (points(6), [1] * 6),
         "dataset": Bare(torch.zeros(6, 3, dtype=torch.int64)),

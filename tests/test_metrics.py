@@ -129,6 +129,13 @@ def transport_on_the_line(x, y):
     return (x - y).square().mean()
 
 
+def test_numbers_are_points():
+    """Catches: numbers (B,) taken for one point of B coordinates, or refused."""
+    x, y = draw(6), draw(5, seed=1)
+    for distance in (energy_distance, sliced_wasserstein, frechet_distance):
+        assert_close(distance(x, y), distance(x[:, None], y[:, None]))
+
+
 @pytest.mark.parametrize("n, m", [(1, 1), (4, 4), (5, 8), (6, 4), (1, 7)])
 def test_transport_on_the_line(n, m):
     """Catches: unsorted points, a piece of a quantile function lost, a root."""

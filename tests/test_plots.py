@@ -4,11 +4,12 @@ import base64
 import io
 import re
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
 from PIL import Image
 
-from flowbook.plots import film, sprite_sheet
+from flowbook.plots import NOISE, film, scatter, sprite_sheet
 
 
 def three_frames() -> torch.Tensor:
@@ -22,10 +23,10 @@ def three_frames() -> torch.Tensor:
 
 def test_frames_lie_in_rows_and_the_last_fills_up():
     """Catches rows and columns exchanged, and a last row that ends in black."""
-    frames = torch.arange(5.0)[:, None, None, None].expand(5, 3, 2, 4)
+    frames = torch.arange(4.0)[:, None, None, None].expand(4, 3, 2, 4)
     sheet = sprite_sheet(frames, 3)
     assert sheet.shape == (3, 4, 12)
-    assert sheet[0, ::2, ::4].tolist() == [[0, 1, 2], [3, 4, 4]]
+    assert sheet[0, ::2, ::4].tolist() == [[0, 1, 2], [3, 3, 3]]
 
 
 @pytest.mark.parametrize("size", [(3, 8, 8), (0, 3, 8, 8), (2, 1, 8, 8)])
@@ -53,6 +54,7 @@ def test_a_film_shows_its_frames_in_order_and_its_last_as_a_still():
     assert still.getpixel((24, 8))[2] > 240
     assert page.count("A &quot;film&quot; &amp; more.") == 2  # for both pictures
     assert 'data-frames="3" data-columns="2"' in page and 'data-rows="2"' in page
+    assert "film-x 1.5s steps(2," in page and "film-y 3s steps(2," in page
 
 
 def test_a_film_stands_still_for_those_who_ask():
@@ -60,3 +62,13 @@ def test_a_film_stands_still_for_those_who_ask():
     page = film(three_frames(), "A film.").data
     calm = page.partition("prefers-reduced-motion: reduce")[2]
     assert re.match(r"\)\s*{\s*\.film-still { display: block }", calm)
+
+
+def test_scattered_points_are_half_transparent_and_undistorted():
+    """Catches a cloud that hides its own density, and one squeezed by its axes."""
+    figure, ax = plt.subplots()
+    scatter(ax, torch.randn(7, 2, requires_grad=True), NOISE, "noise")
+    (cloud,) = ax.collections
+    assert cloud.get_alpha() == 0.5 and ax.get_aspect() == 1
+    assert cloud.get_offsets().shape == (7, 2)
+    plt.close(figure)
