@@ -140,6 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def write_results(args: argparse.Namespace, run) -> None:
     """Write averaged weights, with the arguments in their header, and losses."""
+    args.out.mkdir(parents=True, exist_ok=True)
     said = json.dumps(vars(args), default=str)
     weights = {
         name: x.cpu().clone().contiguous() for name, x in run.ema.state_dict().items()
