@@ -5,7 +5,7 @@ PYTHON ?= $(or $(FLOWBOOK_PYTHON),python3)
 run := FLOWBOOK_PYTHON= $(PYTHON) book/env.py
 
 .DEFAULT_GOAL := help
-.PHONY: help book test check serve chapter export clean-notebooks lint lock data bench gpu dev clean
+.PHONY: help book test check audit serve chapter export clean-notebooks lint release lock data bench gpu dev clean
 
 help: ## this list
 	@awk -F ': .*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
@@ -19,6 +19,9 @@ test: ## every gate, the book in a browser included
 
 check: ## the quick gates, for use all day: notebooks, export, lint, unit tests
 	@$(run) check
+
+audit: ## Lighthouse on every page (needs Node; the rest does not)
+	@$(run) audit
 
 serve: ## show the built book on this machine
 	@$(run) serve
@@ -34,6 +37,9 @@ clean-notebooks: ## remove outputs and stray metadata from the notebooks
 
 lint: ## format and lint notebooks and tools
 	@$(run) lint
+
+release: ## write to dist/: the site as a zip, the book as a PDF, notebooks, the wheel
+	@$(run) release
 
 lock: ## write lock.txt anew from settings.ini (UPGRADE=1: newer versions)
 	@$(run) lock

@@ -93,6 +93,20 @@ def serve() -> None:
     site.serve()
 
 
+def release() -> None:
+    """Write what one can take away: site, PDF, students' notebooks, wheel."""
+    from . import release
+
+    release.release()
+
+
+def audit(*pages: str) -> None:
+    """Run Lighthouse on every page of the built book, or on those named."""
+    from . import audit
+
+    audit.main(list(pages))
+
+
 def check() -> None:
     """The gates for all day: notebooks, export, lint, unit tests."""
     from . import gates
@@ -120,6 +134,8 @@ COMMANDS = {
         data,
         bench,
         serve,
+        audit,
+        release,
         check,
         test,
     )

@@ -1,5 +1,6 @@
 """The proof ledger: each numbered statement, its hypotheses, and what was measured."""
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,11 +26,16 @@ class Statement:
     label: str
     hypotheses: str
     no_check: str
+    proved: bool = False  # a proof follows it, at #proof-<label>
 
 
 def statements(page: str, markdown: str) -> Iterator[Statement]:
     """Yield the theorems, lemmas, propositions and corollaries in a page's text."""
-    for found in BLOCK.finditer(markdown):
+    blocks = list(BLOCK.finditer(markdown))
+    later = [b["kind"] for b in blocks if b["kind"] in {*CLAIMS, "proof"}] + [""]
+    for found in blocks:
+        if found["kind"] in {*CLAIMS, "proof"}:
+            later.pop(0)
         if found["kind"] not in CLAIMS:
             continue
         body = found["body"]
@@ -47,6 +53,7 @@ def statements(page: str, markdown: str) -> Iterator[Statement]:
             label[1],
             " ".join(hypotheses[1].split()) if hypotheses else "",
             reason[1] if reason else "",
+            later[0] == "proof",
         )
 
 
@@ -93,7 +100,9 @@ def page(found: list[Statement], recorded: list[dict], titles: dict[str, str]) -
         f"Every numbered statement of the book, what it supposes, and what this build "
         f"measured: {len(found)} statements, {len(recorded) - wrong} checks, and "
         f"{wrong} formulas that are wrong on purpose and were rejected. The residuals "
-        "come from the run that made these pages.",
+        "come from the run that made these pages. A bar shows the residual against its "
+        "tolerance (the line in the middle) in powers of ten: a check has to end left "
+        "of the line, a formula that is wrong on purpose right of it.",
         "",
     ]
     for page_name in dict.fromkeys(s.page for s in found):
@@ -118,9 +127,34 @@ def page(found: list[Statement], recorded: list[dict], titles: dict[str, str]) -
 
 def _link(s: Statement) -> str:
     """A link to the statement and its proof; the paper's three print their name."""
+    link = f"{{prf:ref}}`{s.label}`"
     if s.label in ("thm-1", "thm-2", "thm-3"):
-        return f"{{prf:ref}}`{s.title} <{s.label}>`"
-    return f"{{prf:ref}}`{s.label}`"
+        link = f"{{prf:ref}}`{s.title} <{s.label}>`"
+    if not s.proved:
+        return link
+    href = f"{s.page}.html#proof-{s.label}"
+    return f'{link} (<a class="reference internal" href="{href}">proof</a>)'
+
+
+DECADES = 6  # a bar reaches this many powers of ten to either side of the tolerance
+
+
+def bar(residual: float, tolerance: float) -> str:
+    """The residual against the tolerance, in powers of ten: a bar with words to it."""
+    if residual == 0:
+        power, words = -DECADES, "no residual at all"
+    elif tolerance == 0:
+        power, words = DECADES, "above a tolerance of zero"
+    else:
+        ratio = residual / tolerance
+        power = max(-DECADES, min(DECADES, math.log10(ratio)))
+        words = f"{ratio:.2g} of the tolerance"
+    side = "right" if power > 0 else "left"
+    width = f"{50 * abs(power) / DECADES:.1f}%"
+    return (
+        f'<span class="bar {side}" role="img" aria-label="{words}" title="{words}">'
+        f'<span style="width:{width}"></span></span>'
+    )
 
 
 def table(rows: list[dict]) -> list[str]:
@@ -128,12 +162,13 @@ def table(rows: list[dict]) -> list[str]:
     lines = [
         "```{list-table}",
         ":header-rows: 1",
-        ":widths: 40 12 12 36",
+        ":widths: 36 11 11 12 30",
         ":class: ledger",
         "",
         "* - What was compared",
         "  - Residual",
         "  - Tolerance",
+        "  - Residual / tolerance",
         "  - Where the tolerance comes from",
     ]
     for c in rows:
@@ -143,6 +178,7 @@ def table(rows: list[dict]) -> list[str]:
             f"* - {mark}{c['claim']}",
             f"  - {c['residual']:.3g}",
             f"  - {relation}{c['tolerance']:.3g}",
+            f"  - {bar(c['residual'], c['tolerance'])}",
             f"  - {c['because']}",
         ]
     return [*lines, "```", ""]

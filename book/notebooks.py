@@ -13,7 +13,8 @@ from nbformat import NotebookNode
 
 from . import NBS, PACKAGE, ROOT
 
-KNOWN = {"default_exp", "export", "exporti", "hide", "eval", "label", "caption", "alt"}
+KNOWN = {"default_exp", "export", "exporti", "hide", "eval"}
+KNOWN |= {"label", "caption", "alt", "panel"}
 
 
 def stems() -> list[str]:
@@ -154,6 +155,10 @@ def export() -> None:
     nbdev_export.__wrapped__()
     for path in orphans():
         path.unlink()
+    for name in exported_modules():  # nbdev misses imports that span several lines
+        path = PACKAGE / f"{name}.py"
+        text = path.read_text()
+        path.write_text(re.sub(r"(?m)^from flowbook\.", "from .", text))
 
 
 # --- what a notebook can see of the package ------------------------------------------

@@ -31,9 +31,11 @@ CELL_SECONDS = 600
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 COLAB = """
 import sys, types
+from importlib.machinery import ModuleSpec
 from IPython import get_ipython
 sys.modules.setdefault("google", types.ModuleType("google"))
 sys.modules["google.colab"] = types.ModuleType("google.colab")
+sys.modules["google.colab"].__spec__ = ModuleSpec("google.colab", None)  # as it has
 def pip(line):
     with open("colab-install.txt", "a") as log:
         log.write(line + "\\n")

@@ -53,7 +53,8 @@ def build(strict: bool = True, source: Path = SOURCE, html: Path = HTML) -> None
     if done.returncode:
         raise BookError(f"Sphinx does not accept the book:\n{done.stderr}")
     # Sphinx copies these only when it has written a page.
-    shutil.copytree(source / "_static", html / "_static", dirs_exist_ok=True)
+    for folder in ("_static", "panels"):
+        shutil.copytree(source / folder, html / folder, dirs_exist_ok=True)
     stamp.write_text(digest)
 
 

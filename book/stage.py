@@ -7,7 +7,12 @@ again no more than it must.
 
 import ast
 import copy
+import platform
 import re
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 import nbformat
@@ -15,12 +20,13 @@ import yaml
 from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell
 
-from . import BUILD, NBS, PACKAGE, ROOT, ledger, recorded
+from . import BUILD, NBS, PACKAGE, ROOT, ledger, panels, recorded
 from .notebooks import directives, module_of, title
 from .run import BookError, Run
 from .settings import Settings, read_settings
 
 SOURCE = BUILD / "source"
+HEADING = re.compile(r"^#{1,4} (.+)$", re.MULTILINE)
 NAMED = re.compile(r"\{prf:ref\}`thm-([123])`")  # they have a name and no number
 
 
@@ -29,7 +35,7 @@ def page(nb: NotebookNode) -> NotebookNode:
     nb = copy.deepcopy(nb)
     module = module_of(nb)
     nb.metadata["language_info"] = {"name": "python", "pygments_lexer": "ipython3"}
-    cells = []
+    cells, touched, film = [], [], False
     for number, cell in enumerate(nb.cells):
         if cell.cell_type != "code":
             cell.source = NAMED.sub(r"{prf:ref}`Theorem \1 <thm-\1>`", cell.source)
@@ -50,7 +56,11 @@ def page(nb: NotebookNode) -> NotebookNode:
         cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
         _caption(cell, found.values)
         cells.append(cell)
-    nb.cells = cells
+        film = film or bool(panels.films(cell))
+        if "panel" in found.values:
+            touched.append(found.values["panel"])
+            cells.append(panels.place(cell, touched[-1]))
+    nb.cells = cells + panels.loading(cells[-1], touched, film=film)
     return nb
 
 
@@ -63,9 +73,19 @@ def _indexed(block: re.Match) -> str:
 
 
 def _mark(cell: NotebookNode, module: str) -> NotebookNode:
-    """The discreet line above an exported cell, with a link to the API page."""
-    text = f"```{{div}} exported\nexported to {{py:mod}}`flowbook.{module}`\n```"
+    """The line above an exported cell: what it defines, linked to the API page."""
+    names = [e.name for e in exports(cell, module, "", "")]
+    labels = "".join(f"({_label(module, name)})=\n" for name in names)
+    links = ", ".join(f"{{py:obj}}`~flowbook.{module}.{name}`" for name in names)
+    said = (
+        f"exported: {links}" if names else f"exported to {{py:mod}}`flowbook.{module}`"
+    )
+    text = f"{labels}```{{div}} exported\n{said}\n```"
     return new_markdown_cell(text, id=f"{cell.id}-mark"[:64])
+
+
+def _label(module: str, name: str) -> str:
+    return f"code-{module}-{name.lower()}-{'c' if name[0].isupper() else 'f'}"
 
 
 def _caption(cell: NotebookNode, values: dict[str, str]) -> None:
@@ -84,24 +104,100 @@ def _caption(cell: NotebookNode, values: dict[str, str]) -> None:
 # --- pages that the build writes -----------------------------------------------------
 
 
-def api_pages(modules: dict[str, str]) -> dict[str, str]:
+@dataclass(frozen=True)
+class Export:
+    """A public name of the package, and where the book derives it."""
+
+    module: str
+    name: str
+    kind: str  # "function", "class" or "data"
+    about: str  # the docstring's first paragraph; for data the comment beside it
+    value: str
+    chapter: str
+    section: str
+
+
+def exports(
+    cell: NotebookNode, module: str, chapter: str, section: str
+) -> Iterator[Export]:
+    """Yield the public names that an exported cell defines, in its order."""
+    code = directives(cell.source).code
+    for node in ast.parse(code).body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            kind = "class" if isinstance(node, ast.ClassDef) else "function"
+            name, value = node.name, ""
+            about = (ast.get_docstring(node) or "").partition("\n\n")[0]
+        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            kind, name = "data", node.targets[0].id
+            value = ast.unparse(node.value)
+            line = code.splitlines()[node.end_lineno - 1]
+            about = line.partition("  # ")[2]
+        else:
+            continue
+        if not name.startswith("_"):
+            yield Export(module, name, kind, about, value, chapter, section)
+
+
+def exported_by(nb: NotebookNode, stem: str) -> Iterator[Export]:
+    """Yield what a notebook exports, each with the heading it stands under."""
+    module, section = module_of(nb), title(nb)
+    for cell in nb.cells:
+        if cell.cell_type != "code":
+            section = (HEADING.findall(cell.source) or [section])[-1]
+            continue
+        found = directives(cell.source)
+        if found.exported:
+            home = found.values.get("export") or found.values.get("exporti") or module
+            yield from exports(cell, home, stem, section)
+
+
+def api_pages(
+    modules: dict[str, str], exported: list[Export], titles: dict[str, str]
+) -> dict[str, str]:
     """One autodoc page a module; `modules` gives the chapter each comes from."""
     pages = {}
     lines = ["(api)=", "# API by chapter", ""]
-    lines += ["The package, module by module, in the order of the chapters.", ""]
+    lines += ["Every function of the package, in the order of the chapters, with the "]
+    lines += ["place where the book derives it.", ""]
     for module, chapter in modules.items():
         doc = ast.get_docstring(ast.parse((PACKAGE / f"{module}.py").read_text())) or ""
-        lines.append(
-            f"- {{py:mod}}`flowbook.{module}` — from {{doc}}`../nbs/{chapter}`"
-        )
+        inside = [e for e in exported if e.module == module]
+        heading = titles[f"nbs/{chapter}"]
+        lines += [f"## {heading}", "", f"{{py:mod}}`flowbook.{module}`", ""]
+        lines += [_line(e) for e in inside if e.about] + [""]
+        entries = "\n".join(_entry(e) for e in inside)
         pages[f"api/{module}.md"] = (
             f"# flowbook.{module}\n\n{doc}\n"
             f"Derived in {{doc}}`../nbs/{chapter}`.\n\n"
-            f"```{{eval-rst}}\n.. automodule:: flowbook.{module}\n"
-            "   :members:\n   :member-order: bysource\n```\n"
+            f"```{{eval-rst}}\n.. py:module:: flowbook.{module}\n\n{entries}```\n"
         )
     pages["api/index.md"] = "\n".join([*lines, ""])
     return pages
+
+
+def _line(export: Export) -> str:
+    """A function on the API's first page: its name, what it does, its derivation."""
+    parts = " ".join(export.about.split()).split("`")
+    parts[::2] = [re.sub(r"[*_$<\[\]|\\]", r"\\\g<0>", part) for part in parts[::2]]
+    where = f"{{ref}}`derivation <{_label(export.module, export.name)}>`"
+    name = f"{{py:obj}}`~flowbook.{export.module}.{export.name}`"
+    return f"- {name}: {'`'.join(parts)} ({where})"
+
+
+def _entry(export: Export) -> str:
+    """A function on its module's page, in reStructuredText: autodoc writes that."""
+    name = f"flowbook.{export.module}.{export.name}"
+    place = re.sub(r"[`$\\{}<>]", "", export.section)
+    where = f":ref:`{place} <{_label(export.module, export.name)}>`"
+    if export.kind == "data":
+        value = f"   :value: {export.value}\n" if len(export.value) < 80 else ""
+        about = re.sub(r"[*|`\\]", r"\\\g<0>", export.about)
+        head = f".. py:data:: {name}\n{value}\n   {about}\n"
+    elif export.kind == "class":
+        head = f".. autoclass:: {name}\n   :members:\n   :member-order: bysource\n"
+    else:
+        head = f".. autofunction:: {name}\n"
+    return f"{head}\n   Derived in {where}.\n"
 
 
 def contents(modules: dict[str, str]) -> str:
@@ -118,17 +214,35 @@ def config(settings: Settings) -> str:
     loaded = yaml.safe_load((ROOT / "_config.yml").read_text())
     loaded["title"], loaded["author"] = settings.title, settings.author
     loaded["copyright"] = settings.copyright.partition(",")[0]
+    sphinx = loaded["sphinx"]["config"]
+    sphinx["flowbook_about"] = settings.description
+    sphinx["flowbook_colophon"] = colophon(settings)
+    sphinx["flowbook_aliases"] = aliases()
     if settings.has_owner:
-        loaded["sphinx"]["config"]["html_theme_options"] |= {
+        sphinx["flowbook_repository"] = settings.repository_url
+        sphinx["flowbook_branch"] = settings.branch
+        sphinx["html_theme_options"] |= {
             "repository_url": settings.repository_url,
             "repository_branch": settings.tag,
             "path_to_docs": "",
             "use_repository_button": True,
             "use_issues_button": True,
-            "use_source_button": True,
             "launch_buttons": {"colab_url": "https://colab.research.google.com"},
         }
     return yaml.safe_dump(loaded, sort_keys=False, allow_unicode=True)
+
+
+def colophon(settings: Settings) -> str:
+    """What this copy of the book is, and what it last ran with."""
+    torch = metadata.version("torch").partition("+")[0]
+    python = platform.python_version()
+    ran = f"last run with torch {torch} and Python {python}"
+    return f"{settings.title} {settings.version} · {ran}"
+
+
+def aliases() -> dict[str, dict[str, str]]:
+    """`book/aliases.toml`: names that the search should know and no heading says."""
+    return tomllib.loads((ROOT / "book" / "aliases.toml").read_text())
 
 
 # --- the whole -----------------------------------------------------------------------
@@ -140,7 +254,9 @@ def stage(runs: list[Run], folder: Path = SOURCE) -> None:
     found: list[ledger.Statement] = []
     measured: list[dict] = []
     modules: dict[str, str] = {}
+    exported: list[Export] = []
     static = [p for p in (ROOT / "book" / "static").glob("*") if p.is_file()]
+    files |= panels.files()
     for run in runs:
         nb = page(run.nb)
         stem = run.path.stem
@@ -148,6 +264,7 @@ def stage(runs: list[Run], folder: Path = SOURCE) -> None:
         found += ledger.statements(f"nbs/{stem}", _markdown(nb))
         measured += ledger.checks(run.nb)
         static += recorded.pictures(_markdown(run.nb))
+        exported += exported_by(run.nb, stem)
         for cell in (c for c in run.nb.cells if c.cell_type == "code"):
             values = directives(cell.source).values
             for module in (values.get("default_exp"), values.get("export")):
@@ -158,16 +275,19 @@ def stage(runs: list[Run], folder: Path = SOURCE) -> None:
     missing = ledger.gaps(found, measured)
     if missing:
         raise BookError("the proof ledger has gaps:\n" + "\n".join(missing))
+    chapters = {run.path.stem: run.nb for run in runs}
     for path in NBS.glob("*.md"):
-        files[f"nbs/{path.name}"] = path.read_text()
+        files[f"nbs/{path.name}"] = panels.with_films(path.read_text(), chapters)
     for path in static:
         files[f"_static/{path.name}"] = path.read_bytes()
-    files |= api_pages(modules)
     titles = {f"nbs/{run.path.stem}": title(run.nb) for run in runs}
+    files |= api_pages(modules, exported, titles)
     files["ledger.md"] = ledger.page(found, measured, titles)
     files["timings.md"] = recorded.timings(runs)
     files["references.bib"] = (ROOT / "book" / "references.bib").read_text()
-    files["bibliography.md"] = (ROOT / "book" / "bibliography.md").read_text()
+    for name in ("bibliography", "glossary"):
+        files[f"{name}.md"] = (ROOT / "book" / f"{name}.md").read_text()
+    files["changelog.md"] = (ROOT / "CHANGELOG.md").read_text()
     files["_toc.yml"] = contents(modules)
     files["_config.yml"] = config(read_settings())
     write(files, folder)
@@ -209,5 +329,5 @@ def stage_one(run: Run, folder: Path) -> None:
         ),
         "_config.yml": config(read_settings()),
     }
-    files |= {f"_static/{p.name}": p.read_bytes() for p in static}
+    files |= {f"_static/{p.name}": p.read_bytes() for p in static} | panels.files()
     write(files, folder)

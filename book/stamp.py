@@ -161,6 +161,7 @@ license: {settings.license}
       - {{family-names: Nickel, given-names: Maximilian}}
       - {{family-names: Le, given-names: Matthew}}
     year: 2022
+    doi: 10.48550/arXiv.2210.02747
     url: https://arxiv.org/abs/2210.02747
 """
 

@@ -11,17 +11,7 @@ _NAMES = {
     "bits": ("bits_per_dim", "dequantize"),
     "checkpoints": ("latest_checkpoint", "load_checkpoint", "save_checkpoint"),
     "checks": ("check", "reject"),
-    "comparison": (
-        "FOUR_METHODS",
-        "Method",
-        "as_field",
-        "compare",
-        "evaluate",
-        "noise_loss",
-        "score_loss",
-        "t_interval",
-        "train_classifier",
-    ),
+    "comparison": ("noise_loss", "score_loss"),
     "conversions": (
         "data_to_noise",
         "data_to_score",
@@ -70,15 +60,8 @@ if TYPE_CHECKING:
     from .checkpoints import save_checkpoint as save_checkpoint
     from .checks import check as check
     from .checks import reject as reject
-    from .comparison import FOUR_METHODS as FOUR_METHODS
-    from .comparison import Method as Method
-    from .comparison import as_field as as_field
-    from .comparison import compare as compare
-    from .comparison import evaluate as evaluate
     from .comparison import noise_loss as noise_loss
     from .comparison import score_loss as score_loss
-    from .comparison import t_interval as t_interval
-    from .comparison import train_classifier as train_classifier
     from .conversions import data_to_noise as data_to_noise
     from .conversions import data_to_score as data_to_score
     from .conversions import data_to_velocity as data_to_velocity

@@ -9,7 +9,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .notation import require_points, require_same_shape, time_per_sample
+from .notation import (
+    flatten_points,
+    require_points,
+    require_same_shape,
+    time_per_sample,
+)
 from .ode import Field
 
 # %% ../nbs/04_continuity.ipynb #ae99cd7b
@@ -35,7 +40,7 @@ def weak_rate(
         (slope,) = torch.autograd.grad(f.sum(), y)
     v = field(x, t)
     require_same_shape(x=x, velocity=v)
-    return (slope * v).flatten(1).sum(1).detach()
+    return flatten_points(slope * v).sum(1).detach()
 
 # %% ../nbs/04_continuity.ipynb #d86b6725
 def continuity_residual(
@@ -61,9 +66,9 @@ def continuity_residual(
         score, rate = torch.autograd.grad(log_p.sum(), (x, t), **options)
         v = field(x, t)
         require_same_shape(x=x, velocity=v)
-        residual = rate + (v.detach() * score).flatten(1).sum(1)
-        columns = v.flatten(1).T if v.requires_grad else ()  # else v is constant
+        residual = rate + flatten_points(v.detach() * score).sum(1)
+        columns = flatten_points(v).T if v.requires_grad else ()  # else v is constant
         for i, column in enumerate(columns):
             (row,) = torch.autograd.grad(column.sum(), x, **options)
-            residual = residual + row.flatten(1)[:, i]
+            residual = residual + flatten_points(row)[:, i]
     return residual.detach()

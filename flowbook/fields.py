@@ -9,23 +9,24 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .notation import require_points, time_per_sample
+from .notation import flatten_points, require_points, time_per_sample
 from .ode import Field
 
 # %% ../nbs/05_what_the_path_does_not_tell.ipynb #73cc6e78
 def field_from_cdf(cdf: Callable[[Tensor, Tensor], Tensor]) -> Field:
     """The one field on the line whose flow has distribution function `cdf`: -∂_t F / p.
 
-    `cdf(x, t)`, F at x (B, 1) and t (B,), returns (B,) and must be differentiable in
-    both, each point by itself. The field maps (B, 1), (B,) to (B, 1) and can be
-    differentiated in x and t. It raises ValueError for points that are not on a line,
-    or another shape of F. Far in the tails, where p underflows, it is not finite.
+    `cdf(x, t)`, F at x (B, 1) or (B,) and t (B,), returns (B,) and must be
+    differentiable in both, each point by itself. The field takes x and t as `cdf` does,
+    returns what x is like, and can be differentiated in both. It raises ValueError for
+    points that are not on a line, or another shape of F. Far in the tails, where p
+    underflows, it is not finite.
     """
 
     def field(x: Tensor, t: Tensor) -> Tensor:
         if require_points(x).shape[1:].numel() != 1:
             got = tuple(x.shape)
-            raise ValueError(f"x must be (B, 1), points on a line, got {got}")
+            raise ValueError(f"x must be (B,) or (B, 1), points on a line, got {got}")
         t = time_per_sample(t, x)
         # a graph only for a caller who asked for one: along a trajectory it would grow
         graph = torch.is_grad_enabled() and (x.requires_grad or t.requires_grad)
@@ -58,7 +59,7 @@ def circulation(score: Callable[[Tensor, Tensor], Tensor], matrix: Tensor) -> Fi
         raise ValueError("matrix must be square and antisymmetric: J.T = -J")
 
     def field(x: Tensor, t: Tensor) -> Tensor:
-        s = score(x, t).flatten(1)
+        s = flatten_points(score(x, t))
         if s.shape[1] != len(matrix):
             size, d = tuple(matrix.shape), s.shape[1]
             raise ValueError(f"matrix is {size}, the points have {d} dimensions")

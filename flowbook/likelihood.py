@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from flowbook.notation import (
+from .notation import (
+    flatten_points,
     require_finite,
     require_points,
     require_same_shape,
@@ -58,7 +59,7 @@ def _sum_of_forms(v: Tensor, x: Tensor, z: Tensor, create_graph: bool) -> Tensor
         retain_graph=True,
         allow_unused=True,
     )
-    return None if grad is None else (z * grad.view_as(z)).sum(0).flatten(1).sum(1)
+    return None if grad is None else flatten_points((z * grad.view_as(z)).sum(0)).sum(1)
 
 
 def _require_constant(field: Field, v: Tensor, x: Tensor, t: Tensor) -> None:
@@ -190,9 +191,9 @@ def _augmented(field: Field, shape: torch.Size, z: Tensor | None, chunk: int | N
     """
 
     def augmented(state: Tensor, t: Tensor) -> Tensor:
-        x = state[:, 0].unflatten(1, shape[1:])
+        x = state[:, 0].reshape(shape)
         v, div = velocity_and_divergence(field, x, t, probes=z, chunk=chunk)
-        return torch.stack((v.flatten(1), div[:, None].expand_as(state[:, 0])), 1)
+        return torch.stack((flatten_points(v), div[:, None].expand_as(state[:, 0])), 1)
 
     return augmented
 
@@ -227,7 +228,7 @@ def transport(
         x.requires_grad or field(x, start).requires_grad
     )  # else nothing is there to differentiate by: keep no graph of the trajectory
     with nullcontext() if trained else torch.no_grad():
-        flat = x.flatten(1)
+        flat = flatten_points(x)
         end = solve(
             _augmented(field, x.shape, z, chunk),
             torch.stack((flat, torch.zeros_like(flat)), 1),
@@ -245,7 +246,7 @@ def transport(
 # %% ../nbs/06_likelihood.ipynb #2b8ebe48
 def standard_normal_log_prob(x: Tensor) -> Tensor:
     """Log-density of N(0, I) at `x` (B, *D), in nats: (B,)."""
-    x = require_points(x).flatten(1)
+    x = flatten_points(require_points(x))
     return -(x.square().sum(1) + x.shape[1] * math.log(2 * math.pi)) / 2
 
 

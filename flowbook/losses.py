@@ -10,7 +10,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .notation import require_points, require_same_shape, time_per_sample
+from .notation import (
+    flatten_points,
+    require_points,
+    require_same_shape,
+    time_per_sample,
+)
 from .ode import Field
 
 # %% ../nbs/08_losses.ipynb #45c9f003
@@ -30,7 +35,7 @@ def _draw(path, x1, generator, t, x0):
 def _squared_errors(v: Tensor, target: Tensor) -> Tensor:
     if not len(v):
         raise ValueError(f"a mean over no points: got shape {tuple(v.shape)}")
-    return (v - target).square().flatten(1).sum(1)  # over data dimensions: (B,)
+    return flatten_points((v - target).square()).sum(1)  # over data dimensions: (B,)
 
 # %% ../nbs/08_losses.ipynb #37fe0a7f
 def _prediction(field: Field, x: Tensor, t: Tensor) -> Tensor:

@@ -12,7 +12,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .notation import require_finite, require_points, time_per_sample
+from .notation import (
+    flatten_points,
+    require_finite,
+    require_points,
+    time_per_sample,
+)
 from .toy import GaussianMixture
 
 # %% ../nbs/07_marginal.ipynb #6609b5af
@@ -64,7 +69,7 @@ class _Marginal(ABC):
     def _inputs(self, x: Tensor, t: float | Tensor) -> tuple[Tensor, tuple]:
         """Points (B, d); alpha, sigma, dalpha, dsigma at their times, (B, 1) each."""
         got, own = require_points(x).shape[1:], self._shape
-        if got != own and (len(own) > 1 or got.numel() != own[0]):
+        if got != own and (len(own) != 1 or got.numel() != own[0]):
             raise ValueError(f"x must be (B, *{tuple(own)}), got {tuple(x.shape)}")
         path, at = self.path, time_per_sample(t, x)
         schedule = path.alpha(at), path.sigma(at), path.dalpha(at), path.dsigma(at)
@@ -75,7 +80,7 @@ class _Marginal(ABC):
         if not fine.all():
             why = f"sigma_t is 0 in {x.dtype}, or the path is infinite: no field there"
             raise ValueError(f"at t = {at[~fine[:, 0]][0].item():.9g} {why}")
-        return x.flatten(1), times
+        return flatten_points(x), times
 
 # %% ../nbs/07_marginal.ipynb #333fd002
 class EmpiricalMarginal(_Marginal):
@@ -103,7 +108,7 @@ class EmpiricalMarginal(_Marginal):
         if not (require_finite(weights, "weights") > 0).all():
             raise ValueError("weights must be positive; drop the points of weight 0")
         super().__init__(path, data.shape[1:], least_variance=0.0)
-        self._data, self._chunk = data.flatten(1), chunk
+        self._data, self._chunk = flatten_points(data), chunk
         self._log_weights = weights.double().log().log_softmax(0)
 
     def posterior(self, x: Tensor, t: float | Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Generator, Tensor
 
-from .notation import require_finite, require_points
+from .notation import flatten_points, require_finite, require_points
 
 # %% ../nbs/a4_metrics.ipynb #fc7e230a
 def _minus_quadratic_form(points: Tensor, signs: Tensor, chunk: int) -> Tensor:
@@ -49,7 +49,7 @@ def _require_pair(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     if x.shape[1:] != y.shape[1:]:
         shapes = f"{tuple(x.shape)} and {tuple(y.shape)}"
         raise ValueError(f"x and y must have shapes (n, *D) and (m, *D), got {shapes}")
-    return x.flatten(1).double(), y.flatten(1).double()
+    return flatten_points(x).double(), flatten_points(y).double()
 
 # %% ../nbs/a4_metrics.ipynb #ab1adb32
 @torch.no_grad()
@@ -101,7 +101,7 @@ def energy_distance_null(
     repeats together; memory a few blocks of chunk × N. Raises what that does.
     """
     splits = _random_splits(real, size_x, size_y, repeats, generator)
-    points = real.flatten(1).double()
+    points = flatten_points(real).double()
     signs = points.new_zeros((len(points), repeats))
     for column, (x, y) in zip(signs.unbind(1), splits, strict=True):
         column[x], column[y] = 1 / size_x, -1 / size_y

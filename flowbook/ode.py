@@ -12,7 +12,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from .notation import require_finite, require_points
+from .notation import flatten_points, require_finite, require_points
 
 # %% ../nbs/03_flows.ipynb #f74271a0
 Field = Callable[[Tensor, Tensor], Tensor]  # v(x, t): x (B, *D), t (B,) -> (B, *D)
@@ -106,7 +106,7 @@ def _trial(field: Field, x: Tensor, t: Tensor, h: Tensor, end: Tensor, k1: Tenso
 # %% ../nbs/03_flows.ipynb #02b0cdfb
 def _size(error: Tensor, scale: Tensor) -> Tensor:
     """Root mean square of error / scale over the dimensions of each sample: (B,)."""
-    return (error / scale).flatten(1).square().mean(1).sqrt()
+    return flatten_points(error / scale).square().mean(1).sqrt()
 
 
 @torch.no_grad()

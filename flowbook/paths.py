@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from flowbook.notation import (
+from .notation import (
     expand_time,
+    flatten_points,
     require_points,
     require_same_shape,
     time_per_sample,
@@ -48,7 +49,7 @@ def _require_pair(x: Tensor, x1: Tensor, name: str) -> Tensor:
 
 def _log_normal(z: Tensor, log_std: float | Tensor) -> Tensor:
     # log-density at `std * z` of `std` times standard normal noise: (B,)
-    squares = z.square().flatten(1).sum(1)
+    squares = flatten_points(z.square()).sum(1)
     size = math.prod(z.shape[1:])
     return -0.5 * squares - size * (log_std + 0.5 * math.log(2 * math.pi))
 
@@ -59,10 +60,11 @@ class GaussianPath(ABC):
     A path supplies `alpha`, `sigma` and their derivatives, elementwise on a tensor of
     times; all else follows. Where they differ from (0, 1) and 1 it also sets `t_span`,
     the times to train and sample on, and `prior_std`, the deviation of a sampler's
-    start at `t_span[0]`. In every method the points have shape (B, *D) and one dtype;
-    `t` is a number in [0, 1], a 0-d tensor or a tensor (B,). Raises ValueError for
-    shapes that differ (nothing is broadcast) and at a *number* t where sigma is 0 or a
-    speed infinite. A tensor t is not read: there the result is infinite or NaN.
+    start at `t_span[0]`. In every method the points have shape (B, *D), (B,) for
+    numbers, and one dtype; `t` is a number in [0, 1], a 0-d tensor or a tensor (B,).
+    Raises ValueError for shapes that differ (nothing is broadcast) and at a *number* t
+    where sigma is 0 or a speed infinite. A tensor t is not read: there the result is
+    infinite or NaN.
     """
 
     t_span: tuple[float, float] = (0.0, 1.0)

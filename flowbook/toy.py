@@ -12,7 +12,7 @@ from functools import cached_property
 import torch
 from torch import Generator, Tensor
 
-from .notation import require_finite, require_points
+from .notation import flatten_points, require_finite, require_points
 
 # %% ../nbs/a2_toy.ipynb #8a86a9ea
 def _require_mixture(weights: Tensor, means: Tensor, covariances: Tensor) -> None:
@@ -47,6 +47,7 @@ class GaussianMixture:
 
     `weights` (K,), positive, sum 1; `means` (K, d); `covariances` (K, d, d), symmetric
     and positive definite. All of one floating dtype, which is that of the results.
+    Points are given as (B, d), or in any shape of d numbers each: (B,) where d = 1.
     Raises TypeError or ValueError, with the shapes, for anything else.
     """
 
@@ -99,23 +100,23 @@ class GaussianMixture:
         return x
 
     def component_log_prob(self, x: Tensor) -> Tensor:
-        """log(w_k N(x; m_k, C_k)), nats, shape (B, K), at `x` (B, d)."""
+        """log(w_k N(x; m_k, C_k)), nats, shape (B, K), at `x` (B, *D)."""
         z = self._whitened(x)
         log_det = self._cholesky.diagonal(dim1=1, dim2=2).log().sum(1)  # ½ log det C
         constant = self.weights.log() - log_det - self.dim / 2 * math.log(2 * math.pi)
         return constant - z.square().sum(1).mT / 2
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """log p(x), nats, shape (B,), at `x` (B, d). Memory: B·K·d numbers."""
+        """log p(x), nats, shape (B,), at `x` (B, *D). Memory: B·K·d numbers."""
         return self.component_log_prob(x).logsumexp(1)
 
     def score(self, x: Tensor) -> Tensor:
-        """∇ₓ log p(x), shape (B, d), at `x` (B, d): the components', by posterior."""
+        """∇ₓ log p(x), shaped like `x` (B, *D): the components', by posterior."""
         posterior = self.component_log_prob(x).softmax(1)
         pull = torch.linalg.solve_triangular(
             self._cholesky.mT, self._whitened(x), upper=True
         )  # C_k⁻¹ (x − m_k), (K, d, B)
-        return -torch.einsum("bk,kdb->bd", posterior, pull)
+        return -torch.einsum("bk,kdb->bd", posterior, pull).view_as(x)
 
     def noised(self, alpha: float, sigma: float) -> "GaussianMixture":
         """The law of alpha·X + sigma·Z, Z ~ N(0, I) independent of X: a mixture again.
@@ -145,17 +146,21 @@ class GaussianMixture:
         if dtype is not None and not getattr(dtype, "is_floating_point", False):
             raise TypeError(f"dtype must be floating point, got {dtype!r}")
         parts = (self.weights, self.means, self.covariances)
-        return GaussianMixture(*(part.to(device, dtype) for part in parts))
+        weights, *moments = (part.to(device, dtype) for part in parts)
+        if weights.dtype != self.weights.dtype:
+            weights = weights / weights.sum()  # they summed to 1 in the other dtype
+        return GaussianMixture(weights, *moments)
 
     def _whitened(self, x: Tensor) -> Tensor:  # L_k⁻¹ (x − m_k), (K, d, B)
-        require_points(x)
-        if x.ndim != 2 or x.shape[1] != self.dim:
-            raise ValueError(f"x must be (B, {self.dim}), got {tuple(x.shape)}")
+        points = flatten_points(require_points(x))
+        if points.shape[1] != self.dim:
+            d = self.dim
+            raise ValueError(f"x must be (B, *D), {d} numbers each: {tuple(x.shape)}")
         if x.dtype != self.means.dtype:
             raise TypeError(
                 f"x is {x.dtype}, the mixture {self.means.dtype}: use .to()"
             )
-        centred = x.mT - self.means[:, :, None]
+        centred = points.mT - self.means[:, :, None]
         return torch.linalg.solve_triangular(self._cholesky, centred, upper=False)
 
 # %% ../nbs/a2_toy.ipynb #3c5e7178

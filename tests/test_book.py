@@ -1,13 +1,18 @@
 """The built book, page by page, in a real browser: what a reader would stumble over."""
 
 import re
+import shutil
 import threading
-from urllib.parse import unquote, urldefrag, urljoin
+from dataclasses import replace
+from urllib.parse import quote, unquote, urldefrag, urljoin
 
 import pytest
+import yaml
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import sync_playwright
 
-from book import browser, site
+from book import browser, notebooks, site, stage
+from book.settings import read_settings
 
 pytestmark = pytest.mark.book
 
@@ -36,6 +41,12 @@ SETTLED = """async () => {
     document.querySelectorAll("img").forEach(i => i.loading = "eager");
     await Promise.all([...document.images].map(i => i.decode().catch(() => {})));
 }"""
+NO_TRANSITIONS = """() => {
+    const style = document.createElement("style");
+    style.textContent = "* { transition: none !important; animation: none !important }";
+    document.head.append(style);
+}"""
+AXE = {"resultTypes": ["violations"]}
 
 
 @pytest.fixture(scope="module")
@@ -132,21 +143,298 @@ def test_every_local_link_and_anchor_is_alive(tab, address):
     assert dead == []
 
 
-def test_search_finds_theorem_3(tab, address):
-    """Catches a search index that does not load or does not know the theorems."""
-    tab.goto(address + "search.html?q=Theorem+3")
+FOUND = {
+    "continuity equation": "nbs/04_continuity.html#",
+    "Theorem 1": "nbs/07_marginal.html#thm-1",
+    "Theorem 2": "nbs/08_losses.html#thm-2",
+    "Theorem 3": "nbs/09_gaussian_paths.html#thm-3",
+    "loss floor": "nbs/08_losses.html#the-floor-predicted",
+    "Hutchinson": "nbs/06_likelihood.html#",
+    "Gronwall": "nbs/03_flows.html#lem-gronwall",
+    "probability flow": "nbs/11_conversions.html#thm-11-probability-flow",
+    "midpoint": "nbs/03_flows.html#two-evaluations-order-2",
+    "dopri5": "nbs/03_flows.html#steps-of-the-solver-s-own-choice",
+    "EMA": "nbs/13_training.html#averaging-the-weights",
+    "change of variables": "nbs/02_change_of_variables.html#",
+    "score": "nbs/01_notation.html#term-score",
+    "cfm_loss": "api/losses.html#flowbook.losses.cfm_loss",
+}
+
+
+@pytest.mark.parametrize("words", FOUND)
+def test_the_search_finds_mathematics_by_name(tab, address, words):
+    """Catches an index that does not load, and a list that names a thing before it."""
+    tab.goto(address + "search.html?q=" + quote(words))
     tab.wait_for_selector("#search-results li a")
-    first = tab.locator("#search-results li a").first.inner_text()
-    assert "Theorem 3" in first
+    first = tab.locator("#search-results li a").first.get_attribute("href")
+    assert first.startswith(FOUND[words])
 
 
-def test_a_term_shows_its_definition(tab, address):
-    """Catches a symbols' table without its glossary, and TeX in a tooltip."""
-    tab.goto(address + "nbs/01_notation.html")
-    links = tab.locator("a.reference[href*='#term-']").all()
-    tips = [link.get_attribute("title") or "" for link in links]
-    assert len(tips) > 5 and all(len(tip) > 20 for tip in tips)
-    assert not any(set(tip) & set("\\${}") for tip in tips)
+def test_the_search_shows_no_raw_tex(tab, address):
+    """Catches `\\(p_t\\)` in an excerpt, and a search that finds what is not there."""
+    tab.goto(address + "search.html?q=posterior+mean")
+    tab.wait_for_selector("#search-results mjx-container")
+    tab.wait_for_function("!document.querySelector('.search .math:not(:has(*))')")
+    shown = "() => [...document.querySelectorAll('.context')].map(e => e.innerText)"
+    assert not any("\\" in text for text in tab.evaluate(shown))
+    tab.goto(address + "search.html?q=zyzzyva")
+    tab.wait_for_selector(".search-summary")
+    assert tab.locator("#search-results li").count() == 0
+
+
+def test_each_name_that_the_search_adds_has_its_section(tab, address):
+    """Catches a heading that was renamed, in book/aliases.toml only by its old name."""
+    for page, names in stage.aliases().items():
+        text = (site.HTML / f"{page}.html").read_text()
+        assert [n for n in names.values() if f'id="{n}"' not in text] == [], page
+
+
+PREVIEWS = {
+    "theorem": ("nbs/08_losses.html", "prop-posterior-mean", "Proposition 7."),
+    "named theorem": ("nbs/08_losses.html", "#thm-2", "Theorem 2 (Lipman"),
+    "equation": ("nbs/08_losses.html", "#equation-eq-08-split", "8."),
+    "reference": ("nbs/03_flows.html", "bibliography.html#id", "["),
+    "term": ("nbs/01_notation.html", "#term-score", "grows fastest"),
+    "function": ("nbs/08_losses.html", "api/losses.html#flowbook", "loss"),
+}
+
+
+@pytest.mark.parametrize("kind", PREVIEWS)
+def test_a_link_shows_what_it_leads_to(tab, address, kind):
+    """Catches a preview that is empty, raw TeX, or that only a mouse can open."""
+    page, target, words = PREVIEWS[kind]
+    tab.goto(address + page)
+    tab.evaluate(SETTLED)
+    links = tab.locator(f"article a[href*='{target}']:not(.headerlink)")
+    link = next(e for e in links.all() if e.is_visible())
+    preview = tab.locator("#preview")
+    link.hover()
+    preview.wait_for(state="visible")
+    tab.wait_for_function("!document.querySelector('#preview .math:not(:has(*))')")
+    assert words in preview.inner_text()
+    assert "\\" not in preview.inner_text()
+    assert preview.get_attribute("role") == "tooltip"
+    assert link.get_attribute("aria-describedby") == "preview"
+    box = preview.bounding_box()
+    assert box["x"] >= 0 and box["x"] + box["width"] <= WIDE["width"]
+    tab.keyboard.press("Escape")
+    assert not preview.is_visible()
+    assert link.get_attribute("aria-describedby") is None
+    assert tab.problems == []
+
+
+def test_a_preview_opens_by_keyboard_and_not_by_a_finger(chromium, tab, address):
+    """Catches a preview that the Tab key cannot reach, and one in a finger's way."""
+    tab.goto(address + "nbs/08_losses.html")
+    tab.evaluate(SETTLED)
+    link = tab.locator("article a[href='#thm-2']").first
+    link.scroll_into_view_if_needed()
+    tab.mouse.move(5, 5)
+    link.focus()
+    tab.keyboard.press("Shift+Tab")
+    tab.keyboard.press("Tab")
+    tab.locator("#preview").wait_for(state="visible")
+    tab.keyboard.press("Tab")
+    tab.locator("#preview").wait_for(state="hidden")
+    phone = chromium.new_page(viewport=PHONE, has_touch=True)
+    phone.goto(address + "nbs/08_losses.html")
+    phone.evaluate(SETTLED)
+    phone.locator("article a[href='#thm-2']").first.tap()
+    phone.wait_for_url("**#thm-2")
+    phone.wait_for_timeout(400)
+    assert not phone.locator("#preview").is_visible()
+    phone.close()
+
+
+def test_previews_work_from_a_file(chromium):
+    """Catches a preview or a search that asks a server: the book is read offline."""
+    tab = chromium.new_page(viewport=WIDE)
+    tab.goto((site.HTML / "nbs" / "08_losses.html").as_uri())
+    tab.evaluate(SETTLED)
+    tab.locator("article a[href='#thm-2']").first.hover()
+    tab.locator("#preview").wait_for(state="visible")
+    tab.goto((site.HTML / "search.html").as_uri() + "?q=Theorem+2")
+    tab.wait_for_selector("#search-results li a")
+    tab.close()
+
+
+def test_proofs_fold_and_open_when_linked_to(tab, address):
+    """Catches a long proof that stays shut for the one who asked for it."""
+    tab.goto(address + "nbs/08_losses.html")
+    proof = tab.locator("#proof-thm-2")
+    assert not proof.evaluate("e => e.open")
+    assert tab.locator("#proof-cor-floor").evaluate("e => e.open"), "a short one"
+    tab.get_by_role("button", name="Open all proofs").click()
+    assert tab.locator("details.fold:not([open])").count() == 0
+    tab.get_by_role("button", name="Fold long proofs").click()
+    assert not proof.evaluate("e => e.open")
+    tab.evaluate("location.hash = 'equation-eq-08-cross'")  # a formula inside it
+    tab.wait_for_function("document.getElementById('proof-thm-2').open")
+    tab.evaluate("localStorage.clear()")
+    tab.goto(address + "nbs/index.html")
+    tab.goto(address + "nbs/08_losses.html#proof-thm-2")
+    tab.evaluate("async () => await MathJax.startup.promise")
+    assert tab.locator("#proof-thm-2").evaluate("e => e.open")
+    assert 0 <= tab.locator("#proof-thm-2").bounding_box()["y"] < 300
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if p not in TOOLS])
+def test_page_reads_without_scripts(chromium, address, page):
+    """Catches text that only a script shows: folded proofs, an empty table, a hole."""
+    context = chromium.new_context(java_script_enabled=False, viewport=PHONE)
+    tab = context.new_page()
+    tab.goto(address + page)
+    article = tab.locator("article")
+    assert article.is_visible()
+    hidden = tab.locator("article details.fold:not([open])").count()
+    assert hidden == 0
+    rows = tab.locator("article table tr[hidden], article [hidden]").count()
+    assert rows == 0
+    context.close()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_page_is_accessible(tab, address, page):
+    """Catches poor contrast, unnamed controls, boxes that a keyboard cannot scroll."""
+    tab.goto(address + page)
+    tab.evaluate(SETTLED)
+    for theme, size in (("light", WIDE), ("dark", PHONE)):
+        tab.evaluate("t => document.documentElement.dataset.theme = t", theme)
+        tab.set_viewport_size(size)
+        tab.evaluate(NO_TRANSITIONS)
+        tab.wait_for_timeout(200)
+        found = Axe().run(tab, options=AXE).response["violations"]
+        grave = [
+            f"{theme}: {v['id']}: {n['target']} {n.get('failureSummary', '')[:200]}"
+            for v in found
+            if v["impact"] in ("serious", "critical")
+            for n in v["nodes"][:5]
+        ]
+        assert grave == []
+
+
+def test_each_function_and_its_derivation_lead_to_each_other(tab, address):
+    """Catches an API page that does not say where its function comes from."""
+    tab.goto(address + "api/losses.html")
+    entry = tab.locator("dl.py:has(> dt[id='flowbook.losses.cfm_loss'])")
+    entry.get_by_role("link", name="The smallest example").first.click()
+    tab.wait_for_url("**/nbs/08_losses.html#code-losses-*")
+    mark = tab.locator(".exported a[href$='#flowbook.losses.cfm_loss']")
+    cell = mark.locator("xpath=ancestor::div[contains(@class,'exported')][1]")
+    below = "e => e.nextElementSibling?.textContent ?? ''"
+    assert "def cfm_loss(" in cell.evaluate(below)
+    mark.click()
+    tab.wait_for_url("**/api/losses.html#flowbook.losses.cfm_loss")
+    missing = []
+    for page in [p for p in PAGES if p.startswith("api/") and "index" not in p]:
+        text = (site.HTML / page).read_text()
+        functions = re.findall(
+            r'<dt class="sig[^"]*"\s+id="(flowbook\.\w+\.\w+)"', text
+        )
+        assert functions, page
+        missing += [page] * (len(functions) - text.count("<p>Derived in "))
+    assert missing == []
+
+
+def test_the_footer_says_what_this_copy_is(tab, address):
+    """Catches a page that does not say of which version it is, or where it ran."""
+    tab.goto(address + "nbs/08_losses.html")
+    said = tab.locator(".colophon").inner_text()
+    assert re.search(r"flowbook \d+\.\d+\.\d+ · last run with torch \d", said)
+    assert re.search(r"commit [0-9a-f]{7,}|commit unknown", said)
+
+
+def test_an_owner_gets_links_to_the_repository(tmp_path):
+    """Catches buttons that are configured and never built, and links to a stranger."""
+    someone = replace(read_settings(), user="someone", repo="mine", version="1.2.3")
+    source = tmp_path / "source"
+    shutil.copytree(stage.SOURCE, source, ignore=shutil.ignore_patterns("*.webp"))
+    toc = {"format": "jb-book", "root": "nbs/12_networks", "chapters": []}
+    toc["chapters"] = [{"file": "bibliography"}]
+    (source / "_toc.yml").write_text(yaml.safe_dump(toc))
+    (source / "_config.yml").write_text(stage.config(someone))
+    site.build(strict=False, source=source, html=tmp_path / "html")
+    text = (tmp_path / "html" / "nbs" / "12_networks.html").read_text()
+    links = set(re.findall(r'href="(https://[^"]+)"', text))
+    home = "https://github.com/someone/mine"
+    colab = "https://colab.research.google.com/github/someone/mine"
+    assert home in links
+    assert f"{colab}/blob/v1.2.3/nbs/12_networks.ipynb" in links
+    assert f"{home}/edit/main/nbs/12_networks.ipynb" in links
+    assert any(link.startswith(f"{home}/issues/new") for link in links)
+    assert "set--me" not in text
+    bare = (tmp_path / "html" / "bibliography.html").read_text()
+    assert "/edit/" not in bare, "a page that the build writes has no source to edit"
+
+
+def test_without_an_owner_no_page_leads_to_the_placeholder():
+    """Catches a button to an account that cannot exist."""
+    if not read_settings().has_owner:
+        for page in PAGES:
+            text = (site.HTML / page).read_text()
+            assert "github.com/set--me" not in text, page
+
+
+def test_code_can_be_copied(tab, address, chromium):
+    """Catches a copy button without its script, and one that copies line numbers."""
+    tab.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    tab.goto(address + "nbs/08_losses.html")
+    cell = tab.locator(".highlight:has-text('def cfm_loss(')").first
+    cell.hover()
+    cell.locator("button.copybtn").click()
+    tab.wait_for_timeout(200)
+    assert "def cfm_loss(" in tab.evaluate("() => navigator.clipboard.readText()")
+
+
+def test_the_ledger_can_be_filtered(tab, address):
+    """Catches a filter that hides nothing, hides all, or forgets the statements."""
+    tab.goto(address + "ledger.html")
+    rows = tab.locator("table.ledger tbody tr")
+    shown = tab.locator("table.ledger tbody tr:not([hidden])")
+    every = rows.count()
+    assert shown.count() == every > 300
+    tab.get_by_label("Show").select_option(label="wrong on purpose, rejected")
+    wrong = tab.locator("table.ledger tbody tr:visible").count()
+    assert 100 < wrong < every
+    assert all(t.startswith("✗") for t in shown.all_inner_texts()[:20])
+    tab.get_by_label("Chapter").select_option(index=3)
+    tab.get_by_label("Words").fill("push-forward")
+    assert tab.locator("table.ledger tbody tr:visible").count() < wrong
+    tab.get_by_label("Words").fill("zyzzyva")
+    assert tab.locator("table.ledger tbody tr:visible").count() == 0
+    assert "0 statements, 0 rows" in tab.get_by_role("status").inner_text()
+
+
+def test_the_ledger_draws_each_residual(tab, address):
+    """Catches a row without its bar, and a check whose bar ends beyond the line."""
+    tab.goto(address + "ledger.html")
+    rows = tab.locator("table.ledger tbody tr")
+    assert tab.locator("table.ledger .bar[aria-label]").count() == rows.count()
+    held = tab.locator("table.ledger tr:has-text('✓') .bar.right")
+    assert held.count() == 0
+    assert tab.locator("table.ledger tr:has-text('✗') .bar.left").count() == 0
+
+
+def test_a_word_of_the_glossary_is_linked_where_it_first_stands(tab, address):
+    """Catches a glossary that nothing leads to."""
+    for page in ("nbs/04_continuity.html", "nbs/06_likelihood.html"):
+        tab.goto(address + page)
+        assert tab.locator("article a[href*='glossary.html#term-']").count() > 0
+
+
+def test_every_chapter_is_on_a_route():
+    """Catches a chapter that the syllabus has forgotten."""
+    text = (notebooks.NBS / "how_to_read.md").read_text()
+    chapters = [s for s in notebooks.stems() if re.match(r"\d\d_", s)]
+    assert [s for s in chapters if f"chapter-{s[:2]}" not in text] == []
+
+
+def test_every_reference_has_a_link(tab, address):
+    """Catches an entry of the bibliography that one cannot follow."""
+    tab.goto(address + "bibliography.html")
+    entries = tab.locator("div.citation")
+    assert entries.count() > 15
+    assert entries.count() == tab.locator("div.citation:has(a.external)").count()
 
 
 def test_pages_and_what_they_share_are_light(tab, address):

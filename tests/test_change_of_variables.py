@@ -160,7 +160,7 @@ X = torch.ones(5, 3)
             ValueError,
             r"takes \(3,\) to \(2,\)",
         ),
-        (lambda: log_abs_det_jacobian(torch.sin, X[0]), ValueError, r"\(B, \*D\)"),
+        (lambda: log_abs_det_jacobian(torch.sin, X[0, 0]), ValueError, r"\(B, \*D\)"),
         (lambda: log_abs_det_jacobian(torch.sin, X / 0), ValueError, "finite, got 15"),
         (lambda: log_abs_det_jacobian(torch.sin, X.int()), TypeError, "floating point"),
         (
@@ -174,11 +174,13 @@ X = torch.ones(5, 3)
             r"inverse\(x\) must be finite, got 15",
         ),
         (
-            lambda: pushforward_log_prob(X[0], inverse=torch.log, log_prob=torch.exp),
+            lambda: pushforward_log_prob(
+                X[0, 0], inverse=torch.log, log_prob=torch.exp
+            ),
             ValueError,
-            r"x must have shape \(B, \*D\), got \(3,\)",
+            r"x must have shape \(B, \*D\), got \(\)",
         ),
-        (lambda: push_through([torch.sin], X[0]), ValueError, r"\(B, \*D\)"),
+        (lambda: push_through([torch.sin], X[0, 0]), ValueError, r"\(B, \*D\)"),
     ],
 )
 def test_bad_input_is_named(call, error, message):

@@ -46,11 +46,11 @@ def times(n, seed=5):
 
 def model(x, t):  # any function of both, of the right shape
     wide = t.view(-1, *[1] * (x.ndim - 1))
-    return torch.sin(2 * x + 1) * (1 + wide) + 0.3 * x.flip(1)
+    return torch.sin(2 * x + 1) * (1 + wide) + 0.3 * x.flip(-1) * (x.ndim > 1)
 
 
 @pytest.mark.parametrize("path", PATHS, ids=repr)
-@pytest.mark.parametrize("shape", [(5, 3), (3, 3), (5, 2, 3, 4)])
+@pytest.mark.parametrize("shape", [(5,), (5, 3), (3, 3), (5, 2, 3, 4)])
 def test_losses_by_their_definitions(path, shape):
     """Catches: a sign, a lost weight, a mean over dimensions, t broadcast over D."""
     x1, x0, t = draw(*shape), draw(*shape, seed=1), times(shape[0])
@@ -246,6 +246,8 @@ def test_classifier_learns_and_shows_its_features():
     network = train_stripes()
     assert torch.equal(torch.get_rng_state(), state)
     assert network(images).shape == (60, 2) and network[:-1](images).shape == (60, 6)
+    kinds = ["Conv2d", "SiLU", "Conv2d", "SiLU", "Flatten", "Linear", "SiLU", "Linear"]
+    assert [type(layer).__name__ for layer in network] == kinds
     assert (network(images).argmax(1) == labels).float().mean() > 0.95
     assert not network.training and not network(images).requires_grad
     assert torch.equal(train_stripes()(images), network(images))

@@ -5,6 +5,8 @@ a *number* t. All inputs are float32 numbers, so that both precisions get the sa
 """
 
 import itertools
+import math
+import re
 from functools import cache
 
 import pytest
@@ -33,19 +35,25 @@ from flowbook.change_of_variables import (
     push_through,
     pushforward_log_prob,
 )
+from flowbook.continuity import continuity_residual, weak_rate
+from flowbook.fields import field_from_cdf
+from flowbook.likelihood import standard_normal_log_prob, transport
+from flowbook.notation import rescale_clock, reverse_clock
 
 DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
 DTYPES = (torch.float32, torch.float64)
 PATHS = (OTPath(sigma_min=0.1), VPPath(), VEPath(0.01, 10.0), CosinePath())
-SHAPES = ((5, 1), (5, 3), (5, 2, 3, 4))
-FLAT = (5, 3)
+SHAPES = ((5,), (5, 1), (5, 3), (5, 2, 3, 4))
 TIMES = (0.125, 0.25, 0.3125, 0.4375, 0.5)  # exact in both dtypes
+MARGINAL = (
+    *("velocity", "score", "log_prob"),
+    *("posterior", "posterior_mean", "divergence"),
+)
 KINDS = ("velocity", "score", "noise", "data")
 CONVERSIONS = [f"{a}_to_{b}" for a, b in itertools.permutations(KINDS, 2)]
 # A schedule is an exponential of a number up to 8, so it is wrong by up to 8 roundings;
 # at most four such factors multiply the data in any of the formulas.
 ROUNDINGS = 8 * 4
-REFUSED = r"must have shape \(B, \*D\)"
 
 everywhere = pytest.mark.parametrize("device", DEVICES)
 in_both = pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -94,30 +102,37 @@ def schedule(path, clock):
     return [f(t).abs() for f in (path.alpha, path.sigma, path.dalpha, path.dsigma)]
 
 
+def rows(x):
+    """Each point as one row, made without the package: (B, d)."""
+    return x.reshape(len(x), -1)
+
+
 def reach(*inputs):
     """The sum of the largest coordinates, by sample: (B,)."""
-    return sum(x.flatten(1).abs().amax(1) for x in inputs)
+    return sum(rows(x).abs().amax(1) for x in inputs)
 
 
 def field(x, t):
     wide = t.view(-1, *[1] * (x.ndim - 1))
-    mixed = x.flatten(1).roll(1, 1).view_as(x)
+    mixed = rows(x).roll(1, 1).view_as(x)
     return wide * x.sin() - 0.5 * x + 0.25 * mixed.tanh()
 
 
 def warp(x):
-    return x + 0.5 * x.flatten(1).roll(1, 1).view_as(x).sin()
+    return x + 0.5 * rows(x).roll(1, 1).view_as(x).sin()
 
 
-def mixture(dtype=torch.float64, device="cpu"):
-    """Three unequal numbers per point; every parameter is exact in both dtypes."""
-    first = [[1.0, 0.25, 0.0], [0.25, 0.5, -0.125], [0.0, -0.125, 0.75]]
-    second = [[0.5, -0.25, 0.125], [-0.25, 1.0, 0.0], [0.125, 0.0, 0.25]]
-    return GaussianMixture(
-        torch.tensor([0.25, 0.75], dtype=torch.float64),
-        torch.tensor([[-1.0, 0.5, 0.25], [1.0, 0.0, -0.75]], dtype=torch.float64),
-        torch.tensor([first, second], dtype=torch.float64),
-    ).to(dtype, device)
+def mixture(shape=(5, 3), dtype=torch.float64, device="cpu"):
+    """Unequal numbers, `shape` per point; every parameter is exact in both dtypes."""
+    n = math.prod(shape[1:])
+    i = torch.arange(n, dtype=torch.float64)
+    means = torch.stack((i % 3 / 4 - 1, 1 - i % 5 / 8))
+    near = ((i[:, None] - i).abs() == 1).double()  # correlated with its neighbours
+    first = (1 - i % 3 / 4).diag() + near / 8
+    second = (0.5 + i % 2 / 4).diag() - near / 8
+    weights = torch.tensor([0.25, 0.75], dtype=torch.float64)
+    parts = GaussianMixture(weights, means, torch.stack((first, second)))
+    return parts.to(dtype, device)
 
 
 def data_of(shape):
@@ -264,27 +279,31 @@ def test_empirical_marginal(path, shape, kind, dtype, device):
 @everywhere
 @in_both
 @at_times
+@at_shapes
 @on_paths
-def test_mixture_marginal(path, kind, dtype, device):
+def test_mixture_marginal(path, shape, kind, dtype, device):
     """One sample's time for all; the dtype or device of the mixture, not of x."""
-    x, (_, clock) = points(FLAT, 1), times(kind, dtype, device)
+    x, (_, clock) = points(shape, 1), times(kind, dtype, device)
+    wide = (-1, *[1] * (x.ndim - 1))
     alpha, sigma, _, _ = schedule(path, clock)
-    x = (alpha[:, None] + sigma[:, None]) * x
+    x = (alpha + sigma).view(wide) * x
     x = x.float().double()
-    exact, law = MixtureMarginal(path, mixture()), mixture()
+    law = mixture(shape)
+    exact = MixtureMarginal(path, law)
     least = torch.linalg.eigvalsh(law.covariances).min()
     width = (alpha**2 * least + sigma**2).sqrt()
     far, setting = reach(x) + law.means.abs().max() + 1, (path, kind, dtype, device)
-    own = MixtureMarginal(path, mixture(dtype, device))
+    own = MixtureMarginal(path, mixture(shape, dtype, device))
     assert_marginal(own, exact, x, width, far, setting)
 
 
 @everywhere
 @in_both
-def test_mixture(dtype, device):
+@at_shapes
+def test_mixture(shape, dtype, device):
     """Components summed over the batch; a constant in float64 whatever x is."""
-    x, exact, law = points(FLAT, 1), mixture(), mixture(dtype, device)
-    own, n = x.to(device, dtype), 3
+    x, exact, law = points(shape, 1), mixture(shape), mixture(shape, dtype, device)
+    own, n = x.to(device, dtype), x[0].numel()
     least = torch.linalg.eigvalsh(exact.covariances).min().sqrt()
     z = (reach(x) + 1) / least
     for name, scale in {"log_prob": n * (z**2 + 4), "score": z**3 / least}.items():
@@ -435,7 +454,7 @@ def test_change_of_variables(shape, dtype, device):
     own, n = x.to(device, dtype), x[0].numel()
 
     def base(z):
-        return -z.flatten(1).square().sum(1) / 2
+        return -rows(z).square().sum(1) / 2
 
     def moved(a):
         return pushforward_log_prob(a, inverse=warp, log_prob=base)
@@ -457,89 +476,122 @@ def test_change_of_variables(shape, dtype, device):
         assert_follows(got[i], expected, own, size)
 
 
-@everywhere
-@in_both
-@on_paths
-@pytest.mark.parametrize(
-    "name", ("velocity", "score", "log_prob", "inverse", "interpolate")
-)
-def test_path_refuses_a_vector(name, path, dtype, device):
-    """require_points dropped: (B,) is taken for one point, or for B of them."""
-    x, method = torch.zeros(5, dtype=dtype, device=device), getattr(path, name)
-    fit = x[:, None]
-    for a, b in ((x, x), (x, fit), (fit, x)):
-        with pytest.raises(ValueError, match=REFUSED):
-            method(a, b, 0.5) if name == "interpolate" else method(a, 0.5, b)
-    with pytest.raises(ValueError, match=REFUSED):
-        path.prior_log_prob(x)
-
-
-@everywhere
-@pytest.mark.parametrize("name", CONVERSIONS)
-def test_conversion_refuses_a_vector(name, device):
-    """require_points dropped: (B,) is taken for one point, or for B of them."""
-    x, convert = torch.zeros(5, device=device), getattr(flowbook, name)
-    for value, at in ((x, x), (x, x[:, None]), (x[:, None], x)):
-        with pytest.raises(ValueError, match=REFUSED):
-            convert(value, at, 0.5, OTPath())
-
-
-MARGINALS = (
-    EmpiricalMarginal(OTPath(), torch.zeros(7, 5)),  # one point would be (5,)
-    MixtureMarginal(
-        OTPath(), GaussianMixture(torch.ones(1), torch.zeros(1, 5), torch.eye(5)[None])
+LINE = OTPath(sigma_min=0.1)
+NUMBERS = {  # formulas of x and x1 (B,), t (B,); a result that isn't (B,) is unpacked
+    **{
+        f"path {name}": lambda x, x1, t, f=name: getattr(LINE, f)(x, t, x1)
+        for name in ("velocity", "inverse", "score", "log_prob")
+    },
+    "path xt": lambda x, x1, t: LINE.interpolate(x, x1, t).xt,
+    "path ut": lambda x, x1, t: LINE.interpolate(x, x1, t).ut,
+    "prior": lambda x, x1, t: LINE.prior_log_prob(x),
+    **{
+        name: lambda x, x1, t, f=name: getattr(flowbook, f)(x1, x, t, LINE)
+        for name in CONVERSIONS
+    },
+    **{
+        f"data {name}": lambda x, x1, t, f=name: getattr(
+            EmpiricalMarginal(LINE, x1 / 2), f
+        )(x, t)
+        for name in MARGINAL
+    },
+    **{
+        f"mixture {name}": lambda x, x1, t, f=name: getattr(
+            MixtureMarginal(LINE, mixture((5,))), f
+        )(x, t)
+        for name in MARGINAL
+    },
+    "mixture log_prob at t = 1": lambda x, x1, t: mixture((5,)).log_prob(x),
+    "mixture score at t = 1": lambda x, x1, t: mixture((5,)).score(x),
+    "cfm_loss": lambda x, x1, t: cfm_loss(field, LINE, x1, t=t, x0=x),
+    "fm_loss": lambda x, x1, t: fm_loss(field, EmpiricalMarginal(LINE, x1), x, t),
+    "loss_floor": lambda x, x1, t: torch.tensor(
+        loss_floor(LINE, EmpiricalMarginal(LINE, x1), x1, t=t, x0=x).value
     ),
-)
-
-
-@everywhere
-@pytest.mark.parametrize("law", MARGINALS, ids=lambda law: type(law).__name__)
-@pytest.mark.parametrize(
-    "name",
-    ("velocity", "score", "log_prob", "posterior", "posterior_mean", "divergence"),
-)
-def test_marginal_refuses_a_vector(name, law, device):
-    """require_points dropped: (D,) is taken for one point of D numbers."""
-    with pytest.raises(ValueError, match=REFUSED):
-        getattr(law, name)(torch.zeros(5, device=device), 0.5)
-
-
-@everywhere
-def test_laws_refuse_a_vector(device):
-    """require_points dropped: data (N,) taken for N numbers; a mixture's x for one."""
-    x = torch.zeros(3, device=device)
-    with pytest.raises(ValueError, match=REFUSED):
-        EmpiricalMarginal(OTPath(), x)
-    law = mixture(torch.float32, device)
-    for formula in (law.log_prob, law.score):
-        with pytest.raises(ValueError, match=REFUSED):
-            formula(x)
-
-
-REFUSERS = {
-    "cfm_loss": lambda x: cfm_loss(field, OTPath(), x, t=0.5),
-    "cfm_loss x0": lambda x: cfm_loss(field, OTPath(), x[:, None], t=0.5, x0=x),
-    "fm_loss": lambda x: fm_loss(field, MARGINALS[0], x, 0.5),
-    "loss_floor": lambda x: loss_floor(OTPath(), MARGINALS[0], x, t=0.5),
-    "divergence": lambda x: divergence(field, x, 0.5),
-    "hutchinson": lambda x: divergence(field, x, 0.5, method="hutchinson"),
-    "log_prob": lambda x: log_prob(field, x),
-    "sample": lambda x: sample(field, x),
-    "solve": lambda x: solve(field, x),
-    "solve rk4": lambda x: solve(field, x, method="rk4", steps=2),
-    "energy_distance x": lambda x: energy_distance(x, x[:, None]),
-    "energy_distance y": lambda x: energy_distance(x[:, None], x),
-    "energy_distance_null": lambda x: flowbook.energy_distance_null(x, 2, 2),
-    "log_abs_det_jacobian": lambda x: log_abs_det_jacobian(warp, x),
-    "pushforward": lambda x: pushforward_log_prob(x, inverse=warp, log_prob=field),
-    "push_through": lambda x: push_through([warp], x),
+    "weak_rate": lambda x, x1, t: weak_rate(
+        lambda y: rows(y).sin().sum(1), field, x, t
+    ),
+    "continuity": lambda x, x1, t: continuity_residual(
+        MixtureMarginal(LINE, mixture((5,))).log_prob, field, x, t
+    ),
+    "field_from_cdf": lambda x, x1, t: field_from_cdf(
+        lambda y, s: torch.sigmoid(rows(y).sum(1) - s)
+    )(x, t),
+    "divergence": lambda x, x1, t: divergence(field, x, t),
+    "hutchinson": lambda x, x1, t: divergence(field, x, t, method="hutchinson"),
+    "standard normal": lambda x, x1, t: standard_normal_log_prob(x),
+    "transport": lambda x, x1, t: transport(field, x).x,
+    "log_det": lambda x, x1, t: transport(field, x).log_det,
+    "log_prob": lambda x, x1, t: log_prob(field, x),
+    "solve": lambda x, x1, t: solve(field, x).x,
+    "sample": lambda x, x1, t: sample(field, x, steps=3),
+    "energy_distance": lambda x, x1, t: energy_distance(x, x1),
+    "log_abs_det": lambda x, x1, t: log_abs_det_jacobian(warp, x),
+    "pushforward": lambda x, x1, t: pushforward_log_prob(
+        x, inverse=warp, log_prob=standard_normal_log_prob
+    ),
+    "push_through": lambda x, x1, t: push_through([warp, warp], x)[0],
+    "reverse_clock": lambda x, x1, t: reverse_clock(field)(x, t),
+    "rescale_clock": lambda x, x1, t: rescale_clock(field, 0.5)(x, t),
 }
 
 
-@everywhere
-@in_both
-@pytest.mark.parametrize("name", REFUSERS)
-def test_refuses_a_vector(name, dtype, device):
-    """require_points dropped: (B,) is taken for one point, or for B of them."""
-    with pytest.raises(ValueError, match=REFUSED):
-        REFUSERS[name](torch.zeros(5, dtype=dtype, device=device))
+@pytest.mark.parametrize("t", (0.375, torch.tensor(TIMES).double()), ids=("one", "B"))
+@pytest.mark.parametrize("name", NUMBERS)
+def test_numbers_are_points_of_one_number(name, t):
+    """(B,) read as one point of B numbers, or broadcast against itself."""
+    x, x1 = points((5,), 1), points((5,), 2)
+    got = NUMBERS[name](x, x1, t)
+    column = NUMBERS[name](x[:, None], x1[:, None], t)
+    if got.ndim == 1 and column.shape == (5, 1):  # shaped like x; else one for each
+        column = column[:, 0]
+    torch.testing.assert_close(got, column, rtol=1e-13, atol=1e-13)
+
+
+def test_hutchinson_of_numbers():
+    """Probes of another shape than the points."""
+    draw = torch.Generator().manual_seed(0)
+    assert flowbook.likelihood.sample_probes(points((5,), 1), 2).shape == (2, 5)
+    null = flowbook.energy_distance_null(points((9,), 1), 3, 4, generator=draw)
+    again = torch.Generator().manual_seed(0)
+    column = flowbook.energy_distance_null(points((9, 1), 1), 3, 4, generator=again)
+    torch.testing.assert_close(null, column, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_refuses_a_single_number(name):
+    """require_points dropped: a 0-d tensor taken for a point."""
+    x = torch.tensor(0.5, dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"must have shape \(B, \*D\), got \(\)"):
+        NUMBERS[name](x, points((5,), 2), 0.5)
+
+
+MIXED = {
+    **{
+        name: NUMBERS[name]
+        for name in ("path velocity", "path inverse", "path score", "path log_prob")
+    },
+    **{name: NUMBERS[name] for name in ("path xt", "cfm_loss", "energy_distance")},
+    **{name: NUMBERS[name] for name in CONVERSIONS},
+}
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_refuses_numbers_with_columns(name):
+    """(B,) against (B, 1), which broadcasts to (B, B)."""
+    x, x1 = points((5,), 1), points((5,), 2)
+    for a, b in ((x, x1[:, None]), (x[:, None], x1)):
+        with pytest.raises(ValueError, match=r"(?s)\(5,\).*\(5, 1\)|\(5, 1\).*\(5,\)"):
+            MIXED[name](a, b, 0.5)
+
+
+@pytest.mark.parametrize("shape", ((3,), (5, 1), (5, 2)))
+def test_laws_refuse_points_of_another_kind(shape):
+    """A vector (D,) taken for one point of data (N, D); columns against numbers."""
+    data = points((7, 3), 3) if shape == (3,) else points((7,), 3)
+    laws = [EmpiricalMarginal(LINE, data)]
+    laws += [MixtureMarginal(LINE, mixture((5, 3)))] if shape != (5, 1) else []
+    for law in laws:
+        for name in MARGINAL:
+            with pytest.raises(ValueError, match=re.escape(f"got {shape}")):
+                getattr(law, name)(points(shape, 1), 0.5)

@@ -1,12 +1,9 @@
 """Chapter 16: halves, nearest neighbours, pictures, blends, and the recipe."""
 
 import math
-import tempfile
-from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 from torch.testing import assert_close
 
 from flowbook.images import (
@@ -14,7 +11,6 @@ from flowbook.images import (
     image_grid,
     nearest,
     random_halves,
-    save_animation,
     train_unet,
 )
 from flowbook.schedules import OTPath
@@ -94,7 +90,9 @@ def test_nearest_refuses_another_dtype():
         ((5, 3), (7, 4), 9, r"got \(5, 3\), \(7, 4\)"),
         ((5, 3), (0, 3), 9, r"got \(5, 3\), \(0, 3\)"),
         ((5, 3), (7, 3), 0, "and chunk 0"),
-        ((5,), (7, 3), 9, r"x must have shape \(B, \*D\), got \(5,\)"),
+        ((5,), (7, 3), 9, r"got \(5,\), \(7, 3\)"),
+        ((5,), (7, 1), 9, r"got \(5,\), \(7, 1\)"),
+        ((), (7, 3), 9, r"x must have shape \(B, \*D\), got \(\)"),
     ],
 )
 def test_nearest_refuses(x, data, chunk, match):
@@ -142,40 +140,6 @@ def test_grid_refuses(size, columns, gap):
     """Catches: a division by zero columns; images laid over each other."""
     with pytest.raises(ValueError, match=r"expected images \(N, C, H, W\)"):
         image_grid(torch.zeros(size), columns, gap=gap)
-
-
-def test_animation():
-    """Catches: swapped axes or colours, values that wrap round, a film that stops."""
-    frames = torch.zeros(3, 3, 8, 16)
-    frames[0, 0] = 7.0  # red, far too bright
-    frames[1, 1] = 0.5  # half green
-    frames[2, 2, :, 8:] = 1.0  # blue, at the right
-    frames[2, 0] = -0.5
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "film.webp"
-        size = save_animation(frames, path, frame_ms=40, last_ms=900, quality=100)
-        assert size == path.stat().st_size
-        with Image.open(path) as film:
-            assert (film.n_frames, film.size) == (3, (16, 8))
-            assert film.info["loop"] == 0
-            seen, durations = [], []
-            for k in range(3):
-                film.seek(k)
-                seen.append(film.convert("RGB"))
-                durations.append(film.info["duration"])
-    places = [(0, (4, 4)), (1, (4, 4)), (2, (2, 4)), (2, (13, 4))]
-    colours = [seen[k].getpixel(place) for k, place in places]
-    expected = [(255, 0, 0), (0, 128, 0), (0, 0, 0), (0, 0, 255)]
-    for colour, wanted in zip(colours, expected, strict=True):
-        assert max(abs(a - b) for a, b in zip(colour, wanted, strict=True)) <= 8
-    assert durations == [40, 40, 900]
-
-
-@pytest.mark.parametrize("size", [(3, 8, 8), (0, 3, 8, 8), (2, 1, 8, 8)])
-def test_animation_refuses(size):
-    """Catches: a film without frames; grey frames that PIL would misread."""
-    with pytest.raises(ValueError, match=r"frames must be \(T, 3, H, W\), got"):
-        save_animation(torch.zeros(size), "never-written.webp")
 
 
 def test_blend():

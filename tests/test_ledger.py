@@ -64,3 +64,24 @@ def test_the_page_has_a_row_for_each_check():
     )
     assert page.count("1e-16") == 2
     assert "✓ c" in page and "✗ c" in page and "definition in disguise" in page
+
+
+def test_a_bar_ends_on_the_right_side_of_the_tolerance():
+    """Catches a check drawn as a failure, a log of zero, a bar longer than its box."""
+    assert 'class="bar left"' in ledger.bar(1e-3, 1.0)
+    assert "width:25.0%" in ledger.bar(1e-3, 1.0)
+    assert 'class="bar right"' in ledger.bar(1e3, 1.0)
+    assert 'aria-label="0.001 of the tolerance"' in ledger.bar(1e-3, 1.0)
+    assert "width:50.0%" in ledger.bar(0.0, 0.0) and "left" in ledger.bar(0.0, 0.0)
+    assert "width:50.0%" in ledger.bar(1e300, 1e-300)
+    assert 'class="bar right"' in ledger.bar(1.0, 0.0)
+
+
+def test_a_proof_is_linked_from_its_statement():
+    """Catches a link to a proof that is not there, and one to another's proof."""
+    proof = "\n```{prf:proof}\nBy inspection.\n```\n"
+    a, b = ledger.statements("nbs/x", TEXT)
+    assert not a.proved and not b.proved
+    a, b = ledger.statements("nbs/x", TEXT + proof)
+    assert not a.proved and b.proved
+    assert 'href="nbs/x.html#proof-lem-b"' in ledger._link(b)

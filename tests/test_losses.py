@@ -212,7 +212,8 @@ def test_field_of_another_shape_or_dtype(wrong, error, match):
     "change, error, match",
     [
         ({"x1": torch.ones(5, 3, dtype=torch.int64)}, TypeError, "x1.*int64"),
-        ({"x1": torch.ones(5)}, ValueError, r"x1.*\(5,\)"),
+        ({"x1": torch.tensor(1.0)}, ValueError, r"x1.*got \(\)"),
+        ({"x0": torch.ones(5)}, ValueError, r"x0 \(5,\), x1 \(5, 3\)"),
         ({"x1": torch.ones(0, 3)}, ValueError, r"no points.*\(0, 3\)"),
         ({"x0": torch.ones(5, 1)}, ValueError, r"x0 \(5, 1\), x1 \(5, 3\)"),
         ({"x0": torch.ones(5, 3, dtype=torch.int64)}, TypeError, "x0.*int64"),

@@ -391,7 +391,7 @@ def test_vp_mixture_at_its_singular_end():
     "data, options, error, match",
     [
         (torch.ones(5, 3, dtype=torch.int64), {}, TypeError, "data.*int64"),
-        (torch.ones(5), {}, ValueError, r"data.*\(5,\)"),
+        (torch.tensor(1.0), {}, ValueError, r"data.*got \(\)"),
         (torch.ones(0, 3), {}, ValueError, r"N >= 1, got \(0,\) and \(0, 3\)"),
         (torch.full((5, 3), math.nan), {}, ValueError, "data.*15 NaN"),
         (
@@ -426,6 +426,16 @@ def test_bad_points():
         marginal.velocity(points(5, 2, 3), torch.rand(4))
     with pytest.raises(ValueError, match=r"\(B, \*\(4,\)\), got \(5, 3\)"):
         MixtureMarginal(linear, mixture()).velocity(points(5, 3), 0.5)
+    for law in (
+        EmpiricalMarginal(linear, points(7, 4)),
+        MixtureMarginal(linear, mixture()),
+    ):
+        with pytest.raises(ValueError, match=r"\(B, \*\(4,\)\), got \(4,\)"):
+            law.velocity(points(4), 0.5)  # one point, without its batch
+    with pytest.raises(ValueError, match=r"\(B, \*\(2, 3\)\), got \(6,\)"):
+        marginal.velocity(points(6), 0.5)
+    with pytest.raises(ValueError, match=r"\(B, \*\(\)\), got \(5, 1\)"):
+        EmpiricalMarginal(linear, points(7)).velocity(points(5, 1), 0.5)
 
 
 def test_flat_data_takes_points_of_any_shape():

@@ -129,6 +129,13 @@ def transport_on_the_line(x, y):
     return (x - y).square().mean()
 
 
+def test_numbers_are_points():
+    """Catches: numbers (B,) taken for one point of B coordinates, or refused."""
+    x, y = draw(6), draw(5, seed=1)
+    for distance in (energy_distance, sliced_wasserstein, frechet_distance):
+        assert_close(distance(x, y), distance(x[:, None], y[:, None]))
+
+
 @pytest.mark.parametrize("n, m", [(1, 1), (4, 4), (5, 8), (6, 4), (1, 7)])
 def test_transport_on_the_line(n, m):
     """Catches: unsorted points, a piece of a quantile function lost, a root."""
@@ -264,7 +271,12 @@ X = torch.zeros(4, 3)
     [
         (lambda: energy_distance(X, X[:, :2]), ValueError, r"\(4, 3\) and \(4, 2\)"),
         (lambda: energy_distance(X, X.double()), TypeError, "must have one dtype"),
-        (lambda: energy_distance(X, X[0]), ValueError, r"y must have shape \(B, \*D\)"),
+        (lambda: energy_distance(X, X[0]), ValueError, r"got \(4, 3\) and \(3,\)"),
+        (
+            lambda: energy_distance(X, X[0, 0]),
+            ValueError,
+            r"y must have shape \(B, \*D",
+        ),
         (lambda: energy_distance(X.int(), X), TypeError, "x must be floating point"),
         (lambda: energy_distance(X, X / 0), ValueError, "y must be finite, got 12"),
         (lambda: energy_distance(X[:0], X), ValueError, "x must hold at least one"),
@@ -277,7 +289,11 @@ X = torch.zeros(4, 3)
             ValueError,
             "got 2, 2, 0",
         ),
-        (lambda: energy_distance_null(X[0], 1, 1), ValueError, "real must have shape"),
+        (
+            lambda: energy_distance_null(X[0, 0], 1, 1),
+            ValueError,
+            "real must have shape",
+        ),
         (lambda: sliced_wasserstein(X, X[:, :2]), ValueError, r"\(4, 3\) and \(4, 2\)"),
         (lambda: sliced_wasserstein(X, X, projections=0), ValueError, "got 0"),
         (lambda: sliced_wasserstein(X, X, projections=2.0), ValueError, "got 2.0"),

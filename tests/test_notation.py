@@ -8,6 +8,7 @@ from torch.testing import assert_close
 
 from flowbook.notation import (
     expand_time,
+    flatten_points,
     require_finite,
     require_points,
     require_same_shape,
@@ -16,7 +17,7 @@ from flowbook.notation import (
     time_per_sample,
 )
 
-SHAPES = [(5, 3), (3, 3), (5, 2, 3, 4), (1, 1)]
+SHAPES = [(5,), (5, 1), (5, 3), (3, 3), (5, 2, 3, 4), (1, 1)]
 
 
 def draw(*shape, seed=0, dtype=torch.float64):
@@ -69,10 +70,20 @@ def test_gradient_through_the_time():
     assert_close(slope, x.sum(), rtol=0, atol=1e-14)
 
 
+@pytest.mark.parametrize("shape, d", [((5,), 1), ((5, 3), 3), ((5, 2, 3, 4), 24)])
+@pytest.mark.parametrize("B", [5, 0])
+def test_points_are_rows(shape, d, B):
+    """Kills: another order, points mixed, numbers or no points at all that fail."""
+    x = draw(*shape)[:B]
+    expected = torch.stack([*[point.flatten() for point in x], torch.zeros(d)])[:B]
+    assert_close(flatten_points(x), expected, rtol=0, atol=0, check_dtype=False)
+    assert flatten_points(x).dtype == x.dtype
+
+
 def test_what_is_right_comes_back():
     """Kills: a copy or another tensor returned."""
     x = draw(5, 3)
-    assert require_points(x) is x
+    assert require_points(x) is x and require_points(x[0]).shape == (3,)
     assert require_finite(x) is x
     require_same_shape(x0=x, x1=x.float())
 
@@ -129,11 +140,16 @@ X = torch.zeros(5, 3)
     [
         (lambda: require_points([1.0]), TypeError, "x must be a tensor, got list"),
         (lambda: require_points(X.int(), "x0"), TypeError, "x0 must be floating point"),
-        (lambda: require_points(X[0]), ValueError, r"\(B, \*D\), got \(3,\)"),
+        (lambda: require_points(X[0, 0]), ValueError, r"\(B, \*D\), got \(\)"),
         (
             lambda: require_same_shape(x0=X, x1=X.mT),
             ValueError,
             r"x0 \(5, 3\), x1 \(3, 5\)",
+        ),
+        (
+            lambda: require_same_shape(x0=X[:, 0], x1=X[:, :1]),
+            ValueError,
+            r"x0 \(5,\), x1 \(5, 1\)",
         ),
         (lambda: require_finite(X / 0, "x1"), ValueError, "x1 must be finite, got 15"),
         (lambda: time_per_sample(1.1, X), ValueError, r"\[0, 1\], got 1.1"),

@@ -49,7 +49,8 @@ def test_the_page_shows_no_directive_and_no_hidden_cell():
     shown = stage.page(nb)
     assert [c.source for c in shown.cells] == [
         "# A title",
-        "```{div} exported\nexported to {py:mod}`flowbook.paths`\n```",
+        "(code-paths-f-f)=\n```{div} exported\n"
+        "exported: {py:obj}`~flowbook.paths.f`\n```",
         "def f(): ...",
         "never()",
     ]

@@ -352,7 +352,7 @@ def test_bad_points_and_fields():
     for bad, error, words in [
         (x0.tolist(), TypeError, "x0 must be a tensor"),
         (torch.ones(5, 2, dtype=torch.int64), TypeError, "x0 must be floating point"),
-        (torch.ones(5), ValueError, r"x0 must have shape \(B, \*D\)"),
+        (torch.tensor(1.0), ValueError, r"x0 must have shape \(B, \*D\)"),
         (x0 / 0, ValueError, "x0 must be finite"),
     ]:
         with pytest.raises(error, match=words):

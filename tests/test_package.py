@@ -258,6 +258,12 @@ COLAB = {
     "torch": ("2.11.0+cu128", ["numpy", "networkx>=2.5.1"]),
     "numpy": ("2.0.2", []),
     "tqdm": ("4.67.1", []),
+    "accelerate": (
+        "1.12.0",
+        ["numpy<3.0.0,>=1.17", "torch>=2.0.0", "safetensors>=0.4.3"],
+    ),
+    "safetensors": ("0.7.0", []),
+    "pooch": ("1.8.2", []),
     "networkx": ("3.5", []),
     "scipy": ("1.16.3", ["numpy<2.6,>=1.25.2"]),
     "scikit-learn": ("1.6.1", ["numpy>=1.19.5", "scipy>=1.6.0"]),

@@ -252,7 +252,9 @@ def test_refuses_what_does_not_fit(method):
     with pytest.raises(TypeError, match=r"x1 must be floating point, got torch\.int64"):
         run(x, x1.long(), t)
     with pytest.raises(ValueError, match=rf"{name} must have shape \(B, \*D\)"):
-        run(x[:, 0], x1[:, 0], t)
+        run(x[0, 0], x1[0, 0], t)
+    with pytest.raises(ValueError, match=rf"got {name} \(5,\), x1 \(5, 1\)"):
+        run(x[:, 0], x1[:, :1], t)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -299,9 +301,9 @@ def test_refuses_a_deviation_that_is_no_deviation(start):
 
 
 def test_prior_log_prob_refuses_what_is_no_batch():
-    """A vector read as a batch of numbers."""
-    with pytest.raises(ValueError, match=r"x must have shape \(B, \*D\), got \(3,\)"):
-        PATH.prior_log_prob(torch.zeros(3))
+    """A single number read as a batch."""
+    with pytest.raises(ValueError, match=r"x must have shape \(B, \*D\), got \(\)"):
+        PATH.prior_log_prob(torch.zeros(()))
 
 
 def test_a_path_needs_all_four_functions():

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import yaml
+from nbformat.v4 import new_code_cell
 
 from book import notebooks, stage
 from book.settings import read_settings
@@ -40,7 +41,8 @@ def test_a_titled_statement_is_in_the_index():
 def test_every_module_has_a_page_and_a_place_in_the_contents():
     """Catches a module that the reader of the API does not see."""
     modules = {"paths": "09_gaussian_paths", "ode": "03_flows"}
-    assert set(stage.api_pages(modules)) == {
+    titles = {f"nbs/{stem}": stem for stem in modules.values()}
+    assert set(stage.api_pages(modules, [], titles)) == {
         "api/index.md",
         "api/paths.md",
         "api/ode.md",
@@ -53,3 +55,45 @@ def test_every_chapter_of_the_contents_exists():
     """Catches a chapter renamed in one place only."""
     missing = [s for s in notebooks.stems() if not list(notebooks.NBS.glob(f"{s}.*"))]
     assert missing == []
+
+
+CELL = new_code_cell("""#| export
+Field = Callable  # v(x, t)
+
+
+def _hidden():
+    pass
+
+
+def step(x):
+    \"\"\"One step of `x` (B, *D).
+
+    More.
+    \"\"\"
+
+
+class Path:
+    pass
+""")
+
+
+def test_each_export_knows_where_it_is_derived():
+    """Catches a function whose page does not lead back to its derivation."""
+    found = list(stage.exports(CELL, "ode", "03_flows", "A step"))
+    kinds = [(e.name, e.kind, e.about) for e in found]
+    assert kinds == [
+        ("Field", "data", "v(x, t)"),
+        ("step", "function", "One step of `x` (B, *D)."),
+        ("Path", "class", ""),
+    ]
+    pages = stage.api_pages({"ode": "03_flows"}, found, {"nbs/03_flows": "03"})
+    assert ".. autofunction:: flowbook.ode.step\n" in pages["api/ode.md"]
+    assert ":ref:`A step <code-ode-step-f>`" in pages["api/ode.md"]
+    assert "One step of `x` (B, \\*D)." in pages["api/index.md"]
+    mark = stage._mark(CELL, "ode").source
+    assert "(code-ode-step-f)=" in mark and "`~flowbook.ode.step`" in mark
+
+
+def test_names_that_differ_by_case_only_have_places_of_their_own():
+    """Catches `Method` and `method`: a label has no capitals."""
+    assert stage._label("ode", "Method") != stage._label("ode", "method")

@@ -171,6 +171,15 @@ def test_to_another_dtype():
         law.to(torch.int64)
 
 
+def test_a_wider_dtype_can_be_reached():
+    """Catches weights that sum to 1 only as closely as their first dtype could say."""
+    law = skewed_mixture(dtype=torch.float32).to(torch.float64)
+    assert_close(law.weights.sum().item(), 1.0, rtol=0, atol=1e-15)
+    assert_close(
+        law.means, skewed_mixture(dtype=torch.float64).means, rtol=0, atol=1e-6
+    )
+
+
 def test_ready_mixtures():
     """Kills: a constant of the ring; std for its square."""
     ring = ring_mixture(5, radius=2.0, std=0.3, dtype=torch.float64)

@@ -2,8 +2,11 @@
 
 import contextlib
 import io
-import itertools
 import math
+import os
+import signal
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,17 +14,20 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 from torch.testing import assert_close
 
-from flowbook.losses import cfm_loss
+from flowbook import training
+from flowbook.checkpoints import checkpoints, load_checkpoint
+from flowbook.draws import draw_seeds, draw_step
+from flowbook.losses import Floor, cfm_loss
 from flowbook.networks import MLP
-from flowbook.schedules import CosinePath, OTPath
+from flowbook.schedules import CosinePath, CustomPath, OTPath, VPPath
 from flowbook.training import (
-    batches,
+    choose_precision,
+    cosine_lr,
     ema_rate,
     progress_bar,
     require_finite_losses,
-    require_generator,
     train,
-    training_data,
+    trained_weight,
 )
 
 F64 = torch.float64
@@ -40,25 +46,35 @@ def points(n: int = 11, *shape: int) -> torch.Tensor:
     return torch.randn(n, *(shape or (3,)), generator=seeded(2), dtype=F64)
 
 
-def by_hand(model, path, data, steps, batch_size, lr, decay, generator):
-    """The loop, with an optimiser and an average written out."""
+def drawn(seeds, step, data, batch_size):
+    """The batch, times and noise of a step, from the two seeds."""
+    epoch, place = divmod(step, len(data) // batch_size)
+    order = torch.randperm(len(data), generator=seeded((seeds[1] + epoch) % 2**32))
+    x1 = data[order[place * batch_size :][:batch_size]]
+    g = seeded((seeds[0] + step) % 2**32)
+    t = torch.rand(batch_size, generator=g, dtype=data.dtype)
+    return x1, t, torch.randn(x1.shape, generator=g, dtype=data.dtype)
+
+
+def by_hand(model, path, data, steps, batch_size, lr, decay, seeds, clip=math.inf):
+    """The loop, with optimiser, clipping and an average written out."""
     parameters = list(model.parameters())
     first = [torch.zeros_like(p) for p in parameters]
     second = [torch.zeros_like(p) for p in parameters]
     average, losses = None, []
+    t0, t1 = path.t_span
     for step in range(steps):
-        place = step % (len(data) // batch_size)
-        if place == 0:
-            order = torch.randperm(len(data), generator=generator)
-        x1 = torch.stack([data[i] for i in order.tolist()[place * batch_size :]])
-        loss = cfm_loss(model, path, x1[:batch_size], generator=generator)
+        x1, t, x0 = drawn(seeds, step, data, batch_size)
+        loss = cfm_loss(model, path, x1, t=t0 + (t1 - t0) * t, x0=x0)
         grads = torch.autograd.grad(loss, parameters)
+        size = torch.cat([g.flatten() for g in grads]).norm()
+        grads = [g * min(1, clip / (size + 1e-6)) for g in grads]
         with torch.no_grad():
             for p, g, m, v in zip(parameters, grads, first, second, strict=True):
                 m += 0.1 * (g - m)
                 v += 0.001 * (g * g - v)
                 scale = (v / (1 - 0.999 ** (step + 1))).sqrt() + 1e-8
-                p -= lr * m / (1 - 0.9 ** (step + 1)) / scale
+                p -= lr(step) * m / (1 - 0.9 ** (step + 1)) / scale
             now = [p.clone() for p in parameters]
             rate = min(decay, (1 + step) / (10 + step))
             if average is None:
@@ -71,23 +87,19 @@ def by_hand(model, path, data, steps, batch_size, lr, decay, generator):
 
 
 @pytest.mark.parametrize("decay", [0.999, 0.3, 0.0])
-def test_train_is_the_loop_by_hand(decay):
-    """Catches: lr or ema ignored, a batch dealt twice, gradients that add up."""
-    path, data = CosinePath(), points(11)
-    expected = network()
-    losses, average = by_hand(expected, path, data, 8, 4, 0.02, decay, seeded(3))
-    model = network()
-    run = train(
-        model,
-        path,
-        data,
-        steps=8,
-        batch_size=4,
-        lr=0.02,
-        ema=decay,
-        generator=seeded(3),
-        progress=False,
-    )
+@pytest.mark.parametrize("clip", [None, 0.7])
+def test_train_is_the_loop_by_hand(decay, clip):
+    """Catches: lr, ema or clip ignored, t off its span, gradients that add up."""
+    path, data, seeds = VPPath(), points(11), draw_seeds(seeded(3))
+
+    def lr(step):
+        return 0.02 / (1 + step)
+
+    expected, model = network(), network()
+    given = (path, data, 8, 4, lr, decay, seeds, clip or math.inf)
+    losses, average = by_hand(expected, *given)
+    options = {"steps": 8, "batch_size": 4, "lr": lr, "ema": decay, "clip": clip}
+    run = train(model, path, data, **options, generator=seeded(3), progress=False)
     assert run.model is model
     assert_close(run.losses, torch.stack(losses))
     for found, wanted in zip(model.parameters(), expected.parameters(), strict=True):
@@ -98,15 +110,13 @@ def test_train_is_the_loop_by_hand(decay):
 
 def test_to_the_last_bit():
     """Catches: another order of the draws; Adam with other defaults."""
-    path, data, g = OTPath(), points(9), seeded(4)
+    path, data, seeds = OTPath(), points(9), draw_seeds(seeded(4))
     expected = network()
     optimiser = torch.optim.Adam(expected.parameters(), lr=1e-3)
     losses = []
     for step in range(5):
-        if step % 2 == 0:
-            order = torch.randperm(9, generator=g)
-        rows = order[:4] if step % 2 == 0 else order[4:8]
-        loss = cfm_loss(expected, path, data[rows], generator=g)
+        x1, t, x0 = drawn(seeds, step, data, 4)
+        loss = cfm_loss(expected, path, x1, t=t, x0=x0)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -116,6 +126,390 @@ def test_to_the_last_bit():
     run = train(model, path, data, **options)
     assert torch.equal(run.losses, torch.stack(losses))
     assert all(map(torch.equal, model.parameters(), expected.parameters()))
+
+
+SHORT = {"steps": 6, "batch_size": 4, "progress": False}
+
+
+def short_run(seed=3, model=None, data=None, path=None, **options):
+    model = model or network()
+    data = points() if data is None else data
+    given = {**SHORT, "generator": seeded(seed), **options}
+    return train(model, path or OTPath(), data, **given)
+
+
+def equal_runs(a, b) -> bool:
+    """Whether losses, weights and averages agree in every bit."""
+    pairs = [(a.losses, b.losses)]
+    for one, other in ((a.model, b.model), (a.ema, b.ema)):
+        pairs += zip(
+            one.state_dict().values(), other.state_dict().values(), strict=True
+        )
+    return all(torch.equal(x, y) for x, y in pairs)
+
+
+class Drops(nn.Module):
+    """A field with dropout and a buffer that counts calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.drop = network(), nn.Dropout(0.5)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x, t):
+        self.calls += 1
+        return self.drop(self.inner(self.drop(x), t))
+
+
+def test_the_generator_alone_is_what_is_seeded():
+    """Catches: draws from global state, dropout's too; global state left changed."""
+    runs = []
+    for seed in (1, 2):
+        model = Drops()
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        runs.append(short_run(model=model))
+        assert torch.equal(torch.get_rng_state(), before)
+    assert equal_runs(*runs)
+    assert runs[0].ema.calls == 6  # buffers are the model's
+    assert not equal_runs(runs[0], short_run(4, Drops()))
+
+
+def test_dropout_differs_from_step_to_step():
+    """Catches: layers seeded alike in each step, or with the noise's own seed."""
+    seen = []
+
+    class Sees(nn.Dropout):
+        def forward(self, x):
+            seen.append(torch.rand(3, dtype=F64))
+            return super().forward(x)
+
+    model = Drops()
+    model.drop = Sees()
+    short_run(model=model)
+    assert len({tuple(x.tolist()) for x in seen}) == len(seen)
+    seed = draw_seeds(seeded(3))[0]
+    t, _ = draw_step(seed, 0, points(3), lambda u: u)
+    assert not torch.equal(seen[0], t)
+    g = seeded((seed + 5 + 2**31) % 2**32)  # the last step's, of the first process
+    assert torch.equal(seen[10], torch.rand(3, generator=g, dtype=F64))
+
+
+def test_labels_reach_the_model():
+    """Catches: labels dropped, or dealt in another order than the points."""
+
+    class Labelled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones((), dtype=F64))
+            self.seen = []
+
+        def forward(self, x, t, y):
+            self.seen.append(y)
+            return self.scale * x
+
+    data = points(11)
+    model, seeds = Labelled(), draw_seeds(seeded(3))
+    short_run(model=model, data=(data, torch.arange(11)))
+    for step, y in enumerate(model.seen):
+        assert torch.equal(data[y], drawn(seeds, step, data, 4)[0])
+
+
+def test_a_loss_of_your_own():
+    """Catches: cfm_loss whatever is asked for; draws that aren't handed on."""
+
+    def tripled(field, path, x1, *, t, x0):
+        return 3 * cfm_loss(field, path, x1, t=t, x0=x0)
+
+    assert_close(short_run(loss=tripled).losses[0], 3 * short_run().losses[0])
+
+
+def test_times_reach_the_loss():
+    """Catches: the option ignored."""
+    seen = []
+
+    def watching(field, path, x1, *, t, x0):
+        seen.append(t)
+        return cfm_loss(field, path, x1, t=t, x0=x0)
+
+    short_run(times="stratified", loss=watching)
+    assert all((4 * t).floor().tolist() == [0, 1, 2, 3] for t in seen)
+
+
+def test_cosine_lr():
+    """Catches: a climb that starts at 0, a cosine that ends early or too high."""
+    rate = cosine_lr(0.8, 12, warmup=4)
+    assert_close([rate(k) for k in range(4)], [0.2, 0.4, 0.6, 0.8])
+    assert_close(
+        [rate(4), rate(6), rate(8), rate(12)], [0.8, 0.4 + 0.4 / 2**0.5, 0.4, 0.0]
+    )
+    assert rate(20) == pytest.approx(0, abs=1e-16)
+    assert cosine_lr(0.8, 12)(0) == 0.8
+
+
+@pytest.mark.parametrize(("lr", "steps", "warmup"), [(0, 5, 0), (1, 5, 5), (1, 5, -1)])
+def test_cosine_lr_refuses(lr, steps, warmup):
+    """Catches: a division by no steps."""
+    with pytest.raises(ValueError, match=f"lr {lr}, warmup {warmup}, steps {steps}"):
+        cosine_lr(lr, steps, warmup=warmup)
+
+
+def test_choose_precision():
+    """Catches: bf16 on a card that only emulates it; a scaler where none is needed."""
+    f32 = torch.float32
+    for capability, best in (((9, 0), "bf16"), ((8, 0), "bf16"), ((7, 5), "fp16")):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(
+                torch.cuda, "get_device_capability", lambda d, c=capability: c
+            )
+            assert choose_precision("auto", f32, "cuda") == best
+            assert choose_precision("auto", F64, "cuda") == "no"
+            assert choose_precision("no", f32, "cuda") == "no"
+            assert choose_precision("fp16", f32, "cuda") == "fp16"
+    assert choose_precision("auto", f32, "cpu") == "no"
+    assert choose_precision("bf16", f32, "cpu") == "bf16"
+    with pytest.raises(ValueError, match=r"must be in \('auto', .*got 'half'"):
+        choose_precision("half", f32, "cpu")
+    with pytest.raises(ValueError, match=r"bf16 needs float32 weights, got .*float64"):
+        choose_precision("bf16", F64, "cpu")
+
+
+def test_precisions_one_after_the_other():
+    """Catches: accelerate's state of the first run in the second; a changed model."""
+    from accelerate.state import AcceleratorState, PartialState
+
+    model = network().float()
+    before = set(vars(model))
+    exact = short_run(model=network().float())
+    half = short_run(model=model, precision="bf16")
+    again = short_run(model=network().float(), precision="no")
+    assert equal_runs(exact, again) and not equal_runs(exact, half)
+    assert_close(half.losses, exact.losses, rtol=0.05, atol=0.05)  # bf16: 2⁻⁸
+    assert half.losses.dtype == torch.float32 and set(vars(model)) == before
+    assert not AcceleratorState._shared_state and not PartialState._shared_state
+
+
+def test_leaves_somebody_elses_accelerator_alone():
+    """Catches: an Accelerator of the caller's that stops working."""
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    theirs = Accelerator(mixed_precision="bf16", cpu=True)
+    try:
+        short_run()
+        assert theirs.mixed_precision == "bf16"
+    finally:
+        AcceleratorState._reset_state(True)
+
+
+# --- checkpoints --------------------------------------------------------------------
+
+
+def folder() -> Path:
+    """A fresh folder, removed when the process ends."""
+    KEPT.append(tempfile.TemporaryDirectory())
+    return Path(KEPT[-1].name)
+
+
+KEPT: list[tempfile.TemporaryDirectory] = []
+
+
+def test_resumes_bit_for_bit():
+    """Catches: optimiser, average, buffers, losses or the step not kept."""
+    where = folder()
+    lr = cosine_lr(0.1, 14)
+    options = {"lr": lr, "times": "stratified", "clip": 1.0, "checkpoint_every": 3}
+    whole = short_run(model=Drops(), steps=14, **options)
+    for steps in (4, 9, 14):
+        model = Drops()
+        run = short_run(model=model, steps=steps, checkpoint_dir=where, **options)
+    assert equal_runs(run, whole)
+    assert list(checkpoints(where)) == [9, 12, 14]
+    assert equal_runs(
+        short_run(model=Drops(), steps=14, checkpoint_dir=where, **options), whole
+    )
+
+
+def test_resumes_without_a_generator():
+    """Catches: new seeds in place of the checkpoint's, when none were asked for."""
+    where = folder()
+    first = short_run(generator=None, checkpoint_dir=where)
+    again = short_run(generator=None, checkpoint_dir=where, steps=9)
+    assert torch.equal(again.losses[:6], first.losses)
+    seeds = load_checkpoint(where / "step-00000009.safetensors")["config"]["seeds"]
+    kept = load_checkpoint(where / "step-00000006.safetensors")["config"]["seeds"]
+    assert seeds == kept
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"seed": 4}, r"seeds: \[\d+, \d+\] there"),
+        ({"batch_size": 5}, "batch_size: 4 there, 5 here"),
+        ({"lr": 0.5}, "lr: 0.001 there, 0.5 here"),
+        ({"lr": lambda step: 0.5}, "lr: 0.001 there, a function here"),
+        ({"ema": 0.5}, "ema: 0.999 there, 0.5 here"),
+        ({"clip": 2.0}, "clip: None there, 2.0 here"),
+        ({"times": "stratified"}, "times: uniform there, stratified here"),
+        ({"path": CosinePath()}, r"path: OTPath.* there, CosinePath\(\) here"),
+        ({"data": points(12)}, r"points: \[11, 3\] there, \[12, 3\] here"),
+        ({"data": points(11) + 1}, r"\(data: \w+ there, \w+ here\)"),
+        (
+            {"model": network().float(), "precision": "bf16"},
+            "precision: no there, bf16",
+        ),
+        ({"steps": 5}, "step-00000006.safetensors is past the 5 steps"),
+    ],
+)
+def test_refuses_a_checkpoint_of_another_run(change, match):
+    """Catches: weights of one run, draws of another."""
+    where = folder()
+    short_run(checkpoint_dir=where)
+    with pytest.raises(ValueError, match=match):
+        short_run(checkpoint_dir=where, **change)
+
+
+def test_refuses_a_checkpoint_of_another_model():
+    """Catches: shapes that differ found deep inside, or broadcast."""
+    where = folder()
+    short_run(checkpoint_dir=where)
+    torch.manual_seed(1)
+    other = MLP(3, width=9, depth=2, frequencies=3).double()
+    with pytest.raises(
+        ValueError, match=r"the shape of perc.*: \[8, 9\] there, \[9, 9\]"
+    ):
+        short_run(model=other, checkpoint_dir=where)
+
+
+def test_a_path_of_your_own_is_recognised():
+    """Catches: addresses in the configuration, which differ in each process."""
+
+    def own():
+        return CustomPath(lambda t: t, lambda t: 1 - 0.9 * t)
+
+    where = folder()
+    short_run(path=own(), checkpoint_dir=where)
+    short_run(path=own(), checkpoint_dir=where, steps=8)
+
+
+def test_a_damaged_checkpoint_is_passed_over():
+    """Catches: a truncated file that ends the run, or starts it anew."""
+    where = folder()
+    whole = short_run(steps=9, checkpoint_dir=where, checkpoint_every=3)
+    last = where / "step-00000009.safetensors"
+    last.write_bytes(last.read_bytes()[:-5])
+    with pytest.warns(UserWarning, match="step-00000009.*damaged.* one before it"):
+        again = short_run(steps=9, checkpoint_dir=where, checkpoint_every=3)
+    assert equal_runs(again, whole)
+
+
+def test_nothing_is_saved_after_a_loss_that_is_not_finite():
+    """Catches: the last good checkpoint overwritten by NaN; it isn't named."""
+    where = folder()
+    options = {"steps": 20, "checkpoint_dir": where, "checkpoint_every": 4}
+    with pytest.raises(
+        FloatingPointError, match=r"loss of step 9 is nan.*step 8 is kept"
+    ):
+        short_run(model=Breaks(9), **options)
+    assert list(checkpoints(where)) == [4, 8]
+
+
+class BadGradient(torch.autograd.Function):
+    """The identity, whose gradient is NaN."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * math.nan
+
+
+class BreaksBackwards(nn.Module):
+    """A finite field whose gradient is NaN at its call number `calls`."""
+
+    def __init__(self, calls):
+        super().__init__()
+        self.scale, self.calls = nn.Parameter(torch.ones((), dtype=F64)), calls
+
+    def forward(self, x, t):
+        self.calls -= 1
+        return (BadGradient.apply(self.scale) if self.calls == -1 else self.scale) * x
+
+
+@pytest.mark.parametrize("where", [None, folder()])
+def test_a_last_gradient_that_is_not_finite(where):
+    """Catches: NaN weights saved, or returned, since every loss was finite."""
+    options = {"checkpoint_dir": where, "checkpoint_every": 4}
+    with pytest.raises(FloatingPointError, match="weights after step 7 are not finite"):
+        short_run(model=BreaksBackwards(7), steps=8, **options)
+    assert where is None or list(checkpoints(where)) == [4]
+
+
+def stop_at(number, call):
+    """A loss that sends a signal to its own process at one of its calls."""
+    calls = []
+
+    def stopping(field, path, x1, *, t, x0):
+        calls.append(1)
+        if len(calls) == call:
+            signal.raise_signal(number)
+        return cfm_loss(field, path, x1, t=t, x0=x0)
+
+    return stopping
+
+
+@pytest.mark.parametrize(
+    ("number", "error"),
+    [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)],
+)
+def test_signals_save_and_stop(number, error):
+    """Catches: a step torn in two, nothing saved, handlers left behind."""
+    where, before = folder(), signal.getsignal(number)
+    whole = short_run(steps=9, loss=stop_at(number, 0))
+    with pytest.raises(error) as stopped:
+        short_run(steps=9, loss=stop_at(number, 5), checkpoint_dir=where)
+    assert error is KeyboardInterrupt or stopped.value.code == 143
+    assert list(checkpoints(where)) == [5]
+    assert signal.getsignal(number) is before
+    again = short_run(steps=9, loss=stop_at(number, 0), checkpoint_dir=where)
+    assert equal_runs(again, whole)
+
+
+def test_without_a_folder_ctrl_c_is_immediate():
+    """Catches: an interrupt that is held back although there is nothing to save."""
+    model = Breaks(99)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a shell
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            short_run(model=model, loss=stop_at(signal.SIGINT, 3))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert model.calls == 99 - 2
+
+
+def test_a_full_disk():
+    """Catches: an error that hides the cause, or an older checkpoint lost to it."""
+    where = folder()
+    short_run(checkpoint_dir=where)
+
+    def fail(handle):
+        raise OSError(28, os.strerror(28))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", fail)
+        with pytest.raises(OSError, match=r"not written: No space.*step-00000009"):
+            short_run(checkpoint_dir=where, steps=9)
+    assert os.listdir(where) == ["step-00000006.safetensors"]
+
+
+def test_a_folder_that_cannot_be_written():
+    """Catches: the news after the training, without the place."""
+    where = folder() / "file"
+    where.write_bytes(b"")
+    with pytest.raises(OSError, match="file"):
+        short_run(checkpoint_dir=where)
 
 
 def test_the_run():
@@ -140,16 +534,6 @@ def test_data_follow_the_model():
     )
     assert run.losses.dtype == torch.float32
     assert torch.equal(data, before)
-
-
-def test_batches_deal_every_point_once():
-    """Catches: draws with replacement, one shuffle for ever, a short last batch."""
-    data = torch.arange(7.0)[:, None]
-    dealt = list(itertools.islice(batches(data, 2, generator=seeded()), 9))
-    assert all(batch.shape == (2, 1) for batch in dealt)
-    epochs = [torch.cat(dealt[i : i + 3]).flatten().tolist() for i in (0, 3, 6)]
-    assert all(len(set(epoch)) == 6 for epoch in epochs)
-    assert len({tuple(epoch) for epoch in epochs}) == 3
 
 
 def test_ema_rate():
@@ -226,7 +610,7 @@ def test_infinite_losses():
         ("integers", TypeError, "data must be floating point"),
         ("list", TypeError, "data must be a tensor, got list"),
         ("nan", ValueError, "data must be finite, got 1 NaN"),
-        ("flat", ValueError, r"data must have shape \(B, \*D\), got \(6,\)"),
+        ("flat", ValueError, r"x must have shape \(B, 3\), got \(4,\)"),
         ("empty", ValueError, r"\[1, 0\], the number of points in data, got 4"),
         ("few", ValueError, r"\[1, 3\], the number of points in data, got 4"),
     ],
@@ -266,45 +650,49 @@ def test_refuses_settings(steps, ema, lr):
         train(network(), OTPath(), points(), steps=steps, ema=ema, lr=lr, batch_size=4)
 
 
-@pytest.mark.parametrize("batch_size", [0, 2.0, 12])
-def test_refuses_batch_sizes(batch_size):
-    """Catches: an empty batch, whose mean is NaN."""
-    with pytest.raises(ValueError, match=f"number of points in data, got {batch_size}"):
-        training_data(network(), points(11), batch_size)
-
-
 @pytest.mark.parametrize("model", [nn.Identity(), network().requires_grad_(False)])
 def test_refuses_a_model_without_parameters(model):
     """Catches: StopIteration from deep inside; run.ema, which is frozen, trained on."""
     with pytest.raises(ValueError, match=r"(Identity|MLP) has no parameters to train"):
-        training_data(model, points(), 4)
+        trained_weight(model)
 
 
 def test_data_follow_the_weights_that_are_trained():
     """Catches: the dtype of a frozen part, which comes first."""
     model = nn.Sequential(network().float().requires_grad_(False), network())
-    assert training_data(model, points().float(), 4).dtype == F64
+    assert trained_weight(model).dtype == F64
 
 
-def test_refuses_data_that_overflow_in_the_dtype_of_the_model():
-    """Catches: data that are finite in float64 only, looked at before the cast."""
-    with pytest.raises(ValueError, match="data must be finite, got 33 NaN or inf"):
-        training_data(network().float(), 1e300 * points().abs() + 1e300, 4)
+@pytest.mark.parametrize(
+    ("option", "match"),
+    [
+        ({"clip": 0}, "clip > 0 or None, got 0"),
+        ({"clip": math.inf}, "clip > 0 or None, got inf"),
+        ({"checkpoint_every": 0}, "checkpoint_every >= 1, got 0"),
+        ({"times": "cosine"}, "got 'cosine'"),
+        ({"precision": "half"}, "got 'half'"),
+    ],
+)
+def test_refuses_options(option, match):
+    """Catches: gradients clipped to nothing, a checkpoint never."""
+    with pytest.raises(ValueError, match=match):
+        short_run(**option)
 
 
-def test_refuses_a_generator_on_another_device():
-    """Catches: a CPU generator for a model on a GPU ("meta" stands in for one)."""
-    message = r"generator is on cpu, .* on meta: expected torch.Generator\('meta'\)"
-    with pytest.raises(ValueError, match=message):
-        train(network().to("meta"), OTPath(), points(), generator=seeded())
-    with pytest.raises(ValueError, match=message):
-        next(batches(torch.zeros(6, 3, device="meta"), 2, generator=seeded()))
-    require_generator(None, torch.device("meta"))
-    require_generator(seeded(), torch.device("cpu"))
+def test_the_floor():
+    """Catches: a floor that is lost, or shown as something else."""
+    shown = io.StringIO()
+    with contextlib.redirect_stderr(shown):
+        run = short_run(floor=Floor(0.25, 0.01), progress=True)
+    assert run.floor == 0.25
+    assert f"excess={run.losses.mean() - 0.25:.3g}" in shown.getvalue()
+    assert short_run(floor=0.5).floor == 0.5 and short_run().floor is None
 
 
-@pytest.mark.parametrize("batch_size", [0, 7])
-def test_batches_refuse_a_size(batch_size):
-    """Catches: epochs without a batch, which loop for ever."""
-    with pytest.raises(ValueError, match=rf"lie in \[1, 6\], got {batch_size}"):
-        next(batches(points(6), batch_size))
+def test_what_the_bar_says():
+    """Catches: floor minus loss, seconds for samples."""
+    said = training._postfix(2.0, 0.5, 12345.6)
+    assert said == {"loss": "2", "excess": "1.5", "samples/s": "12,346"}
+    assert "excess" not in training._postfix(2.0, None, 1.0)
+    with progress_bar(9, done=4, shown=False) as bar:
+        assert (bar.total, bar.n) == (9, 4)

@@ -1,4 +1,4 @@
-"""A Sphinx extension: numbers by chapter, and no script that the pages can do without.
+"""A Sphinx extension: numbers by chapter, names of statements, tooltips of terms.
 
 With the toctree's own numbering, chapter 09's theorem would print as "Theorem 3.1
 (Theorem 3)". So that is off, chapters carry their numbers in their titles, and here
@@ -8,10 +8,10 @@ the n-th statement of chapter 09 becomes 9.n. Statements that have a name and no
 
 import copy
 import re
-from pathlib import Path
 from unicodedata import lookup
 
 from docutils import nodes
+from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx_proof.nodes import NODE_TYPES, unenumerable_node
@@ -19,7 +19,7 @@ from sphinx_proof.nodes import NODE_TYPES, unenumerable_node
 
 def chapter(docname: str) -> str | None:
     """The number of a chapter, from its file's name: "9" for nbs/09_gaussian_paths."""
-    found = re.match(r"nbs/0?([a-z]?\d+)_", docname)
+    found = re.match(r"nbs/0?([a-z]?\d+[a-z]?)_", docname)
     return found[1] if found else None
 
 
@@ -86,7 +86,8 @@ def preview_terms(app: Sphinx, doctree: nodes.document, docname: str) -> None:
     if not links:
         return
     meaning = {}
-    for name in app.env.found_docs:
+    names = app.env.domains["std"].objects.items()
+    for name in {place[0] for (kind, _), place in names if kind == "term"}:
         for term in app.env.get_doctree(name).findall(nodes.term):
             definition = copy.deepcopy(term.parent.next_node(nodes.definition))
             for math in list(definition.findall(nodes.math)):
@@ -95,6 +96,57 @@ def preview_terms(app: Sphinx, doctree: nodes.document, docname: str) -> None:
     for link in links:
         anchor = link.get("refid") or link["refuri"].partition("#")[2]
         link["reftitle"] = " ".join(meaning[anchor].split())
+
+
+WORDS = (  # unmistakable ones: "flow" and "order" mean many things
+    "continuity equation",
+    "push-forward",
+    "probability flow",
+    "loss floor",
+    "Gaussian path",
+    "marginal field",
+    "velocity field",
+    "conditional flow",
+    "displacement map",
+    "diffeomorphism",
+    "Tweedie's formula",
+    "Hutchinson's estimate",
+    "NFE",
+    "EMA",
+)
+ANY_WORD = re.compile("|".join(rf"\b{re.escape(w)}\b" for w in WORDS))
+
+
+def link_words(app: Sphinx, doctree: nodes.document) -> None:
+    """Let the first of each unmistakable word of a chapter lead to its meaning."""
+    if not app.env.docname.startswith("nbs/") or not _has_glossary(app):
+        return
+    linked: set[str] = set()
+    for text in list(doctree.findall(nodes.Text)):
+        found = ANY_WORD.search(text.replace("’", "'"))
+        if not isinstance(text.parent, nodes.paragraph) or not found:
+            continue
+        if found[0] in linked or text.parent.parent.tagname in ("caption", "entry"):
+            continue
+        linked.add(found[0])
+        start, end = found.span()
+        link = addnodes.pending_xref(
+            "",
+            nodes.inline(text[start:end], text[start:end]),
+            refdoc=app.env.docname,
+            refdomain="std",
+            reftype="term",
+            reftarget=found[0],
+            refexplicit=False,
+            refwarn=True,
+        )
+        pieces = [nodes.Text(text[:start]), link, nodes.Text(text[end:])]
+        text.parent.replace(text, [p for p in pieces if p.astext()])
+
+
+def _has_glossary(app: Sphinx) -> bool:
+    """A chapter that is built alone has none."""
+    return "glossary" in app.env.found_docs
 
 
 def plain_docstring(app, what, name, obj, options, lines: list[str]) -> None:
@@ -106,35 +158,12 @@ def plain_docstring(app, what, name, obj, options, lines: list[str]) -> None:
     lines[:] = "``".join(parts).split("\n")
 
 
-ICONS = re.compile(r"<script defer src=[^>]*fontawesome\.js[^>]*></script>")
-
-
-def tidy(app: Sphinx, error: Exception | None) -> None:
-    """Leave out pages that are no more, and the theme's 1.5 MB icon script.
-
-    The theme's style sheet has the same icons.
-    """
-    if error:
-        return
-    out = Path(app.outdir)
-    kept = {app.builder.get_target_uri(name) for name in app.env.found_docs}
-    kept |= {"index.html", "genindex.html", "search.html"}
-    for page in [p for p in out.rglob("*.html") if "_static" not in p.parts]:
-        if page.relative_to(out).as_posix() not in kept:
-            page.unlink()
-            continue
-        text = page.read_text()
-        lighter = ICONS.sub("", text)
-        if lighter != text:
-            page.write_text(lighter)
-    for script in (out / "_static" / "scripts").glob("fontawesome.js*"):
-        script.unlink()
-
-
 def setup(app: Sphinx) -> dict:
+    for name in ("flowbook_proofs", "flowbook_finish"):
+        app.setup_extension(name)
     app.connect("env-check-consistency", number_by_chapter)
     app.connect("autodoc-process-docstring", plain_docstring)
+    app.connect("doctree-read", link_words)
     app.connect("doctree-resolved", name_statements)
     app.connect("doctree-resolved", preview_terms)
-    app.connect("build-finished", tidy)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

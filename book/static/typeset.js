@@ -1,0 +1,45 @@
+// MathJax, from this site: only the parts that the book needs, and a page at a time in
+// pieces, what one sees first: a long page stays usable while its formulas are set.
+(() => {
+  const PIECE = 12; // formulas between two breaths
+  const rest = () => new Promise((resolve) => setTimeout(resolve));
+
+  const typeset = async () => {
+    const all = [...document.querySelectorAll(".math")];
+    const near = (e) => {
+      const box = e.getBoundingClientRect();
+      return box.bottom > -200 && box.top < innerHeight + 200;
+    };
+    const seen = all.filter(near);
+    const later = all.filter((e) => !seen.includes(e));
+    if (seen.length) await MathJax.typesetPromise(seen);
+    let touched = false;
+    for (const kind of ["wheel", "touchstart", "keydown", "pointerdown"])
+      addEventListener(kind, () => (touched = true), { once: true, passive: true });
+    for (let i = 0; i < later.length; i += PIECE) {
+      await rest();
+      await MathJax.typesetPromise(later.slice(i, i + PIECE));
+    }
+    // Formulas above have pushed down what the address asks for.
+    const asked = location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    if (asked && !touched) asked.scrollIntoView();
+    reach();
+  };
+
+  // A formula wider than the page scrolls in its box: let the arrow keys do that, too.
+  const reach = () => {
+    for (const box of document.querySelectorAll("article :is(div.math, p, pre, table, .output, .pst-scrollable-table-container)"))
+      if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
+      else if (box.getAttribute("tabindex") === "0") box.removeAttribute("tabindex");
+  };
+  addEventListener("resize", reach);
+  addEventListener("load", reach);
+  addEventListener("toggle", reach, true);
+
+  const given = window.MathJax ?? {};
+  window.MathJax = {
+    ...given,
+    loader: { load: ["core", "input/tex", "output/chtml", "a11y/assistive-mml"] },
+    startup: { typeset: false, pageReady: typeset },
+  };
+})();
