@@ -480,8 +480,12 @@ def test_signals_save_and_stop(number, error):
 def test_without_a_folder_ctrl_c_is_immediate():
     """Catches: an interrupt that is held back although there is nothing to save."""
     model = Breaks(99)
-    with pytest.raises(KeyboardInterrupt):
-        short_run(model=model, loss=stop_at(signal.SIGINT, 3))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a shell
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            short_run(model=model, loss=stop_at(signal.SIGINT, 3))
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert model.calls == 99 - 2
 
 
