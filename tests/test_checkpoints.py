@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import pickle
+import signal
 import stat
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from torch.testing import assert_close
 from flowbook.checkpoints import (
     checkpoints,
     digest,
+    hold_signals,
     latest_checkpoint,
     load_checkpoint,
     pack,
@@ -398,6 +400,38 @@ def test_a_folder_that_cannot_be_written():
     with pytest.raises(OSError, match="file"):
         save_checkpoint(where / "file" / "deeper", 1, {})
     assert list(where.iterdir()) == [where / "file"]
+
+
+@pytest.mark.parametrize(
+    ("number", "error"),
+    [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)],
+)
+def test_signals_are_held_and_then_obeyed(number, error):
+    """Catches: a block that is cut short, handlers that stay, a signal forgotten."""
+    before, done = signal.getsignal(number), False
+    with pytest.raises(error) as caught, hold_signals() as received:
+        assert signal.getsignal(number) is not before
+        signal.raise_signal(number)
+        done = received == [number]
+    assert done and signal.getsignal(number) is before
+    assert error is KeyboardInterrupt or caught.value.code == 143
+
+
+def test_the_fourth_signal_is_not_held():
+    """Catches: a hung block that Ctrl-C can't end; one that ends at the third."""
+    before, held = signal.getsignal(signal.SIGINT), 0
+    with pytest.raises(KeyboardInterrupt), hold_signals():
+        for _ in range(5):
+            signal.raise_signal(signal.SIGINT)
+            held += 1
+    assert held == 3 and signal.getsignal(signal.SIGINT) is before
+
+
+def test_no_signal():
+    """Catches: an exception without a cause."""
+    with hold_signals() as received:
+        pass
+    assert received == []
 
 
 # --- in a process of its own -----------------------------------------------------
