@@ -302,6 +302,16 @@ def _agreed(accelerator, value):
     return broadcast_object_list([value])[0]
 
 
+@torch.no_grad()
+def _share_first_weights(accelerator, model: nn.Module, device: torch.device) -> None:
+    """Give all processes the first one's, as DDP would, and FSDP need not."""
+    from accelerate.utils import broadcast
+
+    if accelerator.num_processes > 1:
+        for tensor in model.state_dict().values():
+            tensor.copy_(broadcast(tensor.to(device)))
+
+
 def _found(accelerator, folder) -> tuple[Path, dict] | None:
     """The latest complete checkpoint, chosen by the first process and read by all."""
     if folder is None:
@@ -468,6 +478,7 @@ class _Keeper:
 # %% ../nbs/13_training.ipynb #8a368e3c
 def _prepared(accelerator, model, device, steps, compile):
     """The state before the first step; net and optimiser, as accelerate has them."""
+    _share_first_weights(accelerator, model, device)
     average = copy.deepcopy(model).eval().requires_grad_(False).to(device)
     net, optimiser = accelerator.prepare(
         _Net(model), torch.optim.Adam(model.parameters())
