@@ -147,6 +147,16 @@ def test_the_command():
     assert len(labelled) == 2 and net.classes == 10
 
 
+def test_defaults():
+    """Catches: a command that trains otherwise than `train` does by default."""
+    from inspect import signature
+
+    args, defaults = parse(["--out", "x"]), signature(cli.train).parameters
+    shared = ("steps", "batch_size", "lr", "ema", "clip", "times", "precision")
+    for name in (*shared, "compile", "checkpoint_every"):
+        assert getattr(args, name) == defaults[name].default
+
+
 def test_it_trains_and_goes_on():
     """Catches: results of another run than the one that was trained."""
     where = folder()

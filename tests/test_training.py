@@ -696,3 +696,25 @@ def test_what_the_bar_says():
     assert "excess" not in training._postfix(2.0, None, 1.0)
     with progress_bar(9, done=4, shown=False) as bar:
         assert (bar.total, bar.n) == (9, 4)
+
+
+def test_parts_of_a_whole():
+    """Catches: a sharded weight that is saved as its part, or filled from another's."""
+    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+
+    store = torch.distributed.HashStore()
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        mesh = torch.distributed.init_device_mesh("cpu", (1,))
+        whole = points(5)
+        for placement in (Shard(1), Replicate()):
+            target = distribute_tensor(torch.zeros(5, 3, dtype=F64), mesh, [placement])
+            part = training._like(whole, target)
+            assert part.placements == (placement,)
+            assert torch.equal(training._whole(part), whole)
+            found = training._whole_tree({"a": [part, 3], "b": (1, 2)})
+            assert torch.equal(found["a"][0], whole)
+            assert found["a"][1] == 3 and found["b"] == (1, 2)
+    finally:
+        torch.distributed.destroy_process_group()
+    assert training._like(whole, whole) is whole
