@@ -31,7 +31,12 @@
   };
 
   // A formula wider than the page scrolls in its box: let the arrow keys do that, too.
+  let due = 0;
   const reach = () => {
+    cancelAnimationFrame(due); // many folds at once ask for this once
+    due = requestAnimationFrame(look);
+  };
+  const look = () => {
     for (const box of document.querySelectorAll("article :is(div.math, p, pre, table, .output, .pst-scrollable-table-container)"))
       if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
       else if (box.getAttribute("tabindex") === "0") box.removeAttribute("tabindex");
