@@ -12,14 +12,20 @@ from torch import Tensor
 from .notation import require_finite
 
 # %% ../nbs/15_model_likelihood.ipynb #163bfb58
-def _edges(
-    levels: int, low: float, high: float, dtype: torch.dtype, device: torch.device
-) -> Tensor:
-    """The limits (levels + 1,) of equal bins that fill [low, high)."""
+def _bin_width(levels: int, low: float, high: float) -> float:
+    """The width of `levels` equal bins that fill [low, high), if these make sense."""
     if type(levels) is not int or levels < 1:
         raise ValueError(f"levels must be an integer, at least 1, got {levels!r}")
     if not -math.inf < low < high < math.inf:
         raise ValueError(f"expected finite low < high, got low {low}, high {high}")
+    return (high - low) / levels
+
+
+def _edges(
+    levels: int, low: float, high: float, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """The limits (levels + 1,) of the bins, every bin of some width in `dtype`."""
+    _bin_width(levels, low, high)
     edges = torch.linspace(low, high, levels + 1, dtype=torch.float64)
     edges = edges.to(device, dtype)
     if not (edges.diff() > 0).all():
@@ -40,12 +46,14 @@ def dequantize(
 
     `levels` equal bins fill [low, high); value k gets bin number k, counted from 0.
     `quantize` undoes it exactly. Result in `dtype` (torch's default). Raises TypeError
-    for data that is not integer, ValueError for a value that is not 0 to levels - 1,
-    or a wrong scale. (Uria et al. 2013)
+    for data that is not integer or a dtype that is not floating point, ValueError for
+    a value that is not 0 to levels - 1, or a wrong scale. (Uria et al. 2013)
     """
     if data.is_floating_point() or data.is_complex() or data.dtype == torch.bool:
         raise TypeError(f"data must hold integer levels, got {data.dtype}")
     dtype = dtype or torch.get_default_dtype()
+    if not dtype.is_floating_point:
+        raise TypeError(f"dtype must be floating point, got {dtype}")
     edges = _edges(levels, low, high, dtype, data.device)
     k = data.long()
     if k.numel() and not 0 <= k.min() <= k.max() < levels:
@@ -94,11 +102,8 @@ def bits_per_dim(
             "log_prob must have shape (B,) and hold no NaN, got shape "
             f"{tuple(log_prob.shape)}, {log_prob.isnan().sum()} NaN"
         )
-    sizes = (dims,) if isinstance(dims, int) else dims
-    if not isinstance(sizes, (tuple, list)) or not sizes or min(sizes) < 1:
-        raise ValueError(f"dims must be positive, a number or a shape, got {dims!r}")
-    _edges(
-        levels, low, high, torch.float64, torch.device("cpu")
-    )  # refuses a wrong scale
-    width = (high - low) / levels
-    return -(log_prob / math.prod(sizes) + math.log(width)) / math.log(2)
+    sizes = dims if isinstance(dims, (tuple, list)) else (dims,)
+    if not sizes or not all(type(n) is int and n >= 1 for n in sizes):
+        raise ValueError(f"dims must be positive integers, one or more, got {dims!r}")
+    offset = math.log(_bin_width(levels, low, high))
+    return -(log_prob / math.prod(sizes) + offset) / math.log(2)

@@ -119,7 +119,9 @@ def test_gradients_flow():
             ValueError,
             "8192.*float16",
         ),
+        (lambda: dequantize(torch.tensor([1]), dtype=torch.int64), TypeError, "int64"),
         (lambda: quantize(torch.tensor([1])), TypeError, "floating.*int64"),
+        (lambda: quantize(torch.zeros(1), 0), ValueError, "levels"),
         (lambda: quantize(torch.tensor([math.nan])), ValueError, "finite"),
         (lambda: bits_per_dim(torch.zeros(5, 1), 3), ValueError, r"\(B,\).*\(5, 1\)"),
         (lambda: bits_per_dim(torch.zeros(5).long(), 3), TypeError, "int64"),
@@ -127,7 +129,11 @@ def test_gradients_flow():
         (lambda: bits_per_dim(torch.zeros(5), 0), ValueError, "dims"),
         (lambda: bits_per_dim(torch.zeros(5), (1, 0)), ValueError, "dims"),
         (lambda: bits_per_dim(torch.zeros(5), 2.5), ValueError, "dims"),
+        (lambda: bits_per_dim(torch.zeros(5), (3, 1.5)), ValueError, r"dims.*1\.5"),
+        (lambda: bits_per_dim(torch.zeros(5), ()), ValueError, "dims"),
+        (lambda: bits_per_dim(torch.zeros(5), True), ValueError, "dims.*True"),
         (lambda: bits_per_dim(torch.zeros(5), 3, levels=-4), ValueError, "levels"),
+        (lambda: bits_per_dim(torch.zeros(5), 3, low=1.0), ValueError, "low < high"),
     ],
 )
 def test_errors_name_what_came(call, error, words):
