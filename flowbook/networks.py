@@ -34,8 +34,13 @@ def time_frequencies(
 def time_features(t: Tensor, frequencies: Tensor) -> Tensor:
     """Return cosines, then sines, of `frequencies` (K,) times `t` (B,): (B, 2K).
 
-    Each row lies on the sphere of radius sqrt(K).
+    Each row lies on the sphere of radius sqrt(K). Raises ValueError for t of another
+    shape, TypeError for times that are no floating-point numbers.
     """
+    if t.ndim != 1:
+        raise ValueError(f"t must have shape (B,), got {tuple(t.shape)}")
+    if not t.is_floating_point():  # the frequencies would be cut to whole numbers
+        raise TypeError(f"t must be floating point, got {t.dtype}")
     angles = t[:, None] * frequencies.to(t)  # (B, K)
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 

@@ -56,7 +56,8 @@ def time_grid(
 
     "uniform": equal steps. "cosine": short steps at both ends, (1 - cos πs)/2.
     "logit": equal steps in log(t / (1 - t)) from -4 to 4, stretched onto the span.
-    Raises ValueError for another name or fewer than one step.
+    Raises ValueError for another name or fewer than one step, TypeError for steps
+    that are no integer.
     """
     if isinstance(steps, bool) or not isinstance(steps, int):
         raise TypeError(f"steps must be an integer, got {steps!r}")

@@ -4,6 +4,8 @@
 __all__ = ['ResidualBlock', 'SelfAttention', 'UNet']
 
 # %% ../nbs/12b_unet.ipynb #d32696b5
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, scaled_dot_product_attention, silu
@@ -37,7 +39,10 @@ class ResidualBlock(nn.Module):
 
 # %% ../nbs/12b_unet.ipynb #68c9a32f
 class SelfAttention(nn.Module):
-    """x plus what each place gathers from all: (B, C, H, W) to the same, C in 8ths."""
+    """x plus what each place gathers from all: (B, C, H, W) to the same.
+
+    C = `channels` must be a multiple of 8, the groups normalised, and of `heads`.
+    """
 
     def __init__(self, channels: int, *, heads: int = 4):
         super().__init__()
@@ -122,20 +127,20 @@ class UNet(nn.Module):
         ladder = time_frequencies(frequencies).to(torch.get_default_dtype())
         self.register_buffer("frequencies", ladder)
         f, e = 2 * frequencies, 4 * width
-        *widths, lowest = [width * m for m in multipliers]
+        *widths, lowest = [width, *(width * m for m in multipliers)]
         self.time = nn.Sequential(nn.Linear(f, e), nn.SiLU(), nn.Linear(e, e))
         self.label = None if classes is None else nn.Embedding(classes, e)
         self.first = nn.Conv2d(channels, width, 3, padding=1)
         self.down, self.shrink, self.up = (nn.ModuleList() for _ in range(3))
-        for n, m in zip([width, *widths], widths, strict=False):
+        for n, m in pairwise(widths):
             self.down.append(_stage(n, m, e, blocks))
             self.shrink.append(nn.Conv2d(m, m, 3, stride=2, padding=1))
-        self.before = ResidualBlock([width, *widths][-1], lowest, e)
+        self.before = ResidualBlock(widths[-1], lowest, e)
         self.attention = SelfAttention(lowest)
         self.after = ResidualBlock(lowest, lowest, e)
-        for n, m in zip([lowest, *widths[::-1]], widths[::-1], strict=False):
+        for n, m in pairwise([lowest, *reversed(widths[1:])]):
             self.up.append(_stage(n + m, m, e, blocks))
-        top = [*widths, lowest][0]
+        top = width * multipliers[0]
         self.norm = nn.GroupNorm(8, top)
         self.last = nn.Conv2d(top, channels, 3, padding=1)
         self.gate = nn.Linear(f, channels)

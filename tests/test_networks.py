@@ -52,6 +52,15 @@ def test_features_take_the_dtype_of_the_times(dtype):
     assert time_features(t, time_frequencies(3)).dtype == dtype
 
 
+def test_features_refuse_other_times():
+    """Catches: frequencies cut to whole numbers, a column of times taken for rows."""
+    with pytest.raises(TypeError, match="t must be floating point, got torch.int64"):
+        time_features(torch.arange(5), time_frequencies(3))
+    for shape in ((), (5, 1)):
+        with pytest.raises(ValueError, match=r"t must have shape \(B,\), got \("):
+            time_features(torch.zeros(shape), time_frequencies(3))
+
+
 def by_hand(model: MLP, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
     flat = x.reshape(len(x), -1)
     angles = torch.stack([w * t for w in model.frequencies], 1)

@@ -232,16 +232,17 @@ def test_dtype_follows_the_inputs(dtype):
     assert out.dtype == dtype and out.shape == (5, 2, 4, 4)
 
 
-def test_under_autocast_the_result_has_the_dtype_of_x():
-    """Catches: bfloat16 that leaks into a solver's state."""
+@pytest.mark.parametrize(("low", "bits"), [(torch.bfloat16, 9), (torch.float16, 12)])
+def test_under_autocast_the_result_has_the_dtype_of_x(low, bits):
+    """Catches: half precision that leaks into a solver's state."""
     model = small(torch.float32, classes=3)
     x = images(5, 2, 8, 8, dtype=torch.float32)
     exact = model(x, TIMES, LABELS)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", low):
         out = model(x, TIMES, LABELS)
     assert out.dtype == torch.float32
-    # some 30 roundings of 2**-9 one after the other
-    assert 0 < (out - exact).norm() / exact.norm() < 30 * 2**-9
+    # some 30 roundings of 2**-bits one after the other
+    assert 0 < (out - exact).norm() / exact.norm() < 30 * 2**-bits
 
 
 def test_channels_last_stays_so():
