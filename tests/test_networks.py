@@ -54,7 +54,7 @@ def test_features_take_the_dtype_of_the_times(dtype):
 
 def test_features_refuse_other_times():
     """Catches: frequencies cut to whole numbers, a column of times taken for rows."""
-    with pytest.raises(TypeError, match="t must be floating point, got torch.int64"):
+    with pytest.raises(TypeError, match=r"t must be floating point, got torch.int64"):
         time_features(torch.arange(5), time_frequencies(3))
     for shape in ((), (5, 1)):
         with pytest.raises(ValueError, match=r"t must have shape \(B,\), got \("):
