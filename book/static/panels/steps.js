@@ -32,7 +32,7 @@ flowbook.panel(
       panel.redraw();
     };
     panel.plot({
-      world: [-3, 3, -2.4, 2.4],
+      world: [-3.5, 3.5, -3.2, 2.4],
       aspect: 0.8,
       label: "Trajectories of the exact flow and of the method, from 24 points of noise.",
       draw: (plot, ctx, color) => {
