@@ -5,7 +5,7 @@ PYTHON ?= $(or $(FLOWBOOK_PYTHON),python3)
 run := FLOWBOOK_PYTHON= $(PYTHON) book/env.py
 
 .DEFAULT_GOAL := help
-.PHONY: help book test check audit serve chapter export clean-notebooks lint release lock data dev clean
+.PHONY: help book test check audit serve chapter export clean-notebooks lint release lock data bench gpu dev clean
 
 help: ## this list
 	@awk -F ': .*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
@@ -46,6 +46,14 @@ lock: ## write lock.txt anew from settings.ini (UPGRADE=1: newer versions)
 
 data: ## put Fashion-MNIST into data/ (FROM=folder: from there), checksums checked
 	@$(run) data $(FROM)
+
+bench: ## time the package beside plain torch: ratios against budgets
+	@$(run) bench
+
+gpu: ## STAGE=tests|speed|images|table: run it on this GPU, record it in results/gpu
+	@$(if $(STAGE),$(PYTHON) -m benchmarks.gpu $(STAGE) --device $(or $(DEVICE),cuda) \
+	  $(if $(QUICK),--quick) --out $(or $(OUT),results/gpu) --seed $(or $(SEED),0),\
+	  echo "which stage? Say, for example: make gpu STAGE=speed" >&2; exit 2)
 
 dev: ## install the hooks that clean and lint before each commit
 	@$(run) dev

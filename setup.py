@@ -45,6 +45,7 @@ setup(
     python_requires=f">={settings['min_python']}",
     install_requires=settings["requirements"].split(),
     packages=[settings["lib_name"]],
+    entry_points={"console_scripts": ["flowbook-train = flowbook.cli:main"]},
     package_data={settings["lib_name"]: ["py.typed"]},
     include_package_data=False,
     zip_safe=False,

@@ -152,8 +152,10 @@ def import_rows(quick: bool) -> Iterator[Row]:
         return lambda: subprocess.run(command, check=True)
 
     rounds = 1 if quick else 7
-    other = (start("import torch"),)
+    other = (start("import json" if quick else "import torch"),)
     yield Row("import flowbook", start("import flowbook"), other, 1.05, rounds)
+    if quick:
+        return
     names = "from flowbook import OTPath, MLP, sample, train"
     yield Row(names, start(names), other, None, rounds)
 

@@ -80,6 +80,12 @@ def data(source: str | None = None) -> None:
     data.stage(source)
 
 
+def bench() -> None:
+    """Time the package beside plain torch, alone on this machine."""
+    command = [sys.executable, "-m", "benchmarks.speed"]
+    subprocess.run(command, cwd=ROOT, check=True)
+
+
 def serve() -> None:
     """Serve the built book on this machine."""
     from . import site
@@ -126,6 +132,7 @@ COMMANDS = {
         dev,
         lock,
         data,
+        bench,
         serve,
         audit,
         release,

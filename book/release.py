@@ -136,13 +136,28 @@ def one_page(pages: list[str], html: Path = site.HTML) -> str:
         for link in head.find_all("link", rel="stylesheet")
     ]
     articles = [_article(page, pages, html) for page in pages]
+    articles = _to_sections("".join(articles))
     title = read_settings().title
     return (
         "<!doctype html><html lang=en data-theme=light data-mode=light><head>"
         f"<meta charset=utf-8><title>{title}</title>{''.join(styles + math)}"
         f"<style>{(ROOT / 'book' / 'static' / 'print.css').read_text()}</style>"
         f"</head><body class=printed>{_contents(pages, html)}"
-        f"{''.join(articles)}</body></html>"
+        f"{articles}</body></html>"
+    )
+
+
+def _to_sections(text: str) -> str:
+    """Lead links to code to its section: Chromium makes no goal of an empty mark."""
+    section, homes = "", {}
+    for found in re.finditer(
+        r'<section[^>]* id="([^"]*)"|id="([^"]*--code-[^"]*)"', text
+    ):
+        section = found[1] or section
+        if found[2]:
+            homes[found[2]] = section
+    return re.sub(
+        r'href="#([^"]*)"', lambda m: f'href="#{homes.get(m[1], m[1])}"', text
     )
 
 

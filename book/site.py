@@ -33,7 +33,7 @@ def build(strict: bool = True, source: Path = SOURCE, html: Path = HTML) -> None
     Raises BookError with Sphinx's own words. Does nothing if nothing has changed.
     """
     _configure(source)
-    digest = _digest(source) + _digest(EXTENSION)
+    digest = _digest(source) + _digest(EXTENSION) + _commit()
     stamp = html.with_name(f"{html.name}.txt")
     if stamp.exists() and stamp.read_text() == digest and html.exists():
         return
@@ -56,6 +56,15 @@ def build(strict: bool = True, source: Path = SOURCE, html: Path = HTML) -> None
     for folder in ("_static", "panels"):
         shutil.copytree(source / folder, html / folder, dirs_exist_ok=True)
     stamp.write_text(digest)
+
+
+def _commit() -> str:
+    """The commit that the pages name in their last line; nothing where Git is not."""
+    command = ["git", "-C", ROOT, "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+    except FileNotFoundError:
+        return ""
 
 
 def _configure(source: Path) -> None:

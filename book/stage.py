@@ -20,7 +20,7 @@ import yaml
 from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell
 
-from . import BUILD, NBS, PACKAGE, ROOT, ledger, panels
+from . import BUILD, NBS, PACKAGE, ROOT, ledger, panels, recorded
 from .notebooks import directives, module_of, title
 from .run import BookError, Run
 from .settings import Settings, read_settings
@@ -40,6 +40,7 @@ def page(nb: NotebookNode) -> NotebookNode:
         if cell.cell_type != "code":
             cell.source = NAMED.sub(r"{prf:ref}`Theorem \1 <thm-\1>`", cell.source)
             cell.source = ledger.BLOCK.sub(_indexed, cell.source)
+            cell.source = recorded.fill(cell.source)
             cells.append(cell)
             continue
         found = directives(cell.source)
@@ -251,7 +252,7 @@ def stage(runs: list[Run], folder: Path = SOURCE) -> None:
     """Write everything that Sphinx reads. Raises BookError if the ledger has gaps."""
     files: dict[str, str | bytes] = {}
     found: list[ledger.Statement] = []
-    recorded: list[dict] = []
+    measured: list[dict] = []
     modules: dict[str, str] = {}
     exported: list[Export] = []
     static = [p for p in (ROOT / "book" / "static").glob("*") if p.is_file()]
@@ -260,9 +261,9 @@ def stage(runs: list[Run], folder: Path = SOURCE) -> None:
         nb = page(run.nb)
         stem = run.path.stem
         files[f"nbs/{stem}.ipynb"] = nbformat.writes(nb)
-        text = "\n\n".join(c.source for c in nb.cells if c.cell_type == "markdown")
-        found += ledger.statements(f"nbs/{stem}", text)
-        recorded += ledger.checks(run.nb)
+        found += ledger.statements(f"nbs/{stem}", _markdown(nb))
+        measured += ledger.checks(run.nb)
+        static += recorded.pictures(_markdown(run.nb))
         exported += exported_by(run.nb, stem)
         for cell in (c for c in run.nb.cells if c.cell_type == "code"):
             values = directives(cell.source).values
@@ -271,7 +272,7 @@ def stage(runs: list[Run], folder: Path = SOURCE) -> None:
                     modules.setdefault(module, stem)
         static += run.files.glob("*.webp")
         static += run.files.glob("*.png")
-    missing = ledger.gaps(found, recorded)
+    missing = ledger.gaps(found, measured)
     if missing:
         raise BookError("the proof ledger has gaps:\n" + "\n".join(missing))
     chapters = {run.path.stem: run.nb for run in runs}
@@ -281,7 +282,8 @@ def stage(runs: list[Run], folder: Path = SOURCE) -> None:
         files[f"_static/{path.name}"] = path.read_bytes()
     titles = {f"nbs/{run.path.stem}": title(run.nb) for run in runs}
     files |= api_pages(modules, exported, titles)
-    files["ledger.md"] = ledger.page(found, recorded, titles)
+    files["ledger.md"] = ledger.page(found, measured, titles)
+    files["timings.md"] = recorded.timings(runs)
     files["references.bib"] = (ROOT / "book" / "references.bib").read_text()
     for name in ("bibliography", "glossary"):
         files[f"{name}.md"] = (ROOT / "book" / f"{name}.md").read_text()
@@ -289,6 +291,10 @@ def stage(runs: list[Run], folder: Path = SOURCE) -> None:
     files["_toc.yml"] = contents(modules)
     files["_config.yml"] = config(read_settings())
     write(files, folder)
+
+
+def _markdown(nb: NotebookNode) -> str:
+    return "\n\n".join(c.source for c in nb.cells if c.cell_type == "markdown")
 
 
 def write(files: dict[str, str | bytes], folder: Path) -> None:
@@ -309,6 +315,7 @@ def stage_one(run: Run, folder: Path) -> None:
     """Write one chapter as a book of its own, to look at while one writes it."""
     stem = run.path.stem
     static = [p for p in (ROOT / "book" / "static").glob("*") if p.is_file()]
+    static += recorded.pictures(_markdown(run.nb))
     files: dict[str, str | bytes] = {
         f"nbs/{stem}.ipynb": nbformat.writes(page(run.nb)),
         "references.bib": (ROOT / "book" / "references.bib").read_text(),

@@ -95,7 +95,6 @@ def write_atomically(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(aside, path)
-        _sync_folder(path.parent)
     except BaseException as error:
         with contextlib.suppress(OSError):  # the first error says more
             aside.unlink(missing_ok=True)
@@ -103,6 +102,8 @@ def write_atomically(path: Path, content: bytes) -> None:
             reason = os.strerror(error.errno) if error.errno else str(error)
             raise OSError(error.errno, f"not written: {reason}", str(path)) from error
         raise
+    with contextlib.suppress(OSError):  # some file systems can't; the file is whole
+        _sync_folder(path.parent)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -143,7 +144,7 @@ def save_checkpoint(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for left in folder.glob("step-*.safetensors.part"):
-        left.unlink()
+        left.unlink(missing_ok=True)
     path = folder / f"step-{step:08d}.safetensors"
     write_atomically(path, save(tensors, metadata=header))
     older = [p for s, p in checkpoints(folder).items() if s <= step]
@@ -155,12 +156,11 @@ def save_checkpoint(
 def load_checkpoint(path: str | Path) -> dict:
     """Read a checkpoint: its tensors on the CPU. Nothing in the file is executed.
 
-    Raises FileNotFoundError if there is none, ValueError, naming the file and what is
-    wrong with it, unless it is complete and just as it was written.
+    Raises OSError if there is none or it can't be opened; ValueError, naming the file
+    and what is wrong with it, unless it is complete and just as it was written.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no checkpoint {path}")
+    path.open("rb").close()  # says why not: safe_open calls every such file missing
     try:
         with safe_open(path, framework="pt") as file:
             header, names = file.metadata() or {}, file.keys()
@@ -177,12 +177,14 @@ def load_checkpoint(path: str | Path) -> dict:
 def latest_checkpoint(folder: str | Path) -> tuple[Path, dict] | None:
     """Return the newest complete checkpoint in `folder`, path and tree; None if none.
 
-    A damaged or foreign one is named in a warning, and the one before it is tried.
+    A damaged or foreign one, or one removed meanwhile, is named in a warning, and the
+    one before it is tried. Raises OSError for one that is there and can't be opened: to
+    start again from an older one would be to lose it.
     """
     for path in reversed(checkpoints(folder).values()):
         try:
             return path, load_checkpoint(path)
-        except ValueError as error:
+        except (ValueError, FileNotFoundError) as error:
             warnings.warn(f"{error}; trying the one before it", stacklevel=2)
     return None
 

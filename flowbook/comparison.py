@@ -8,6 +8,7 @@ __all__ = ['FOUR_METHODS', 'noise_loss', 'score_loss', 'loss_weight', 'as_field'
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Generator, Tensor, nn
@@ -153,31 +154,24 @@ def evaluate(
         for name, judge in judges.items():
             distances[name].append(judge(samples))
     nfe = torch.cat([run.nfe for run in runs]).double().mean().item()
-    nll, nll_error = _nll(
-        field, path, held_out, divergence, tolerance, batch_size, generator
+    log_density = partial(
+        log_prob,
+        field,
+        prior=path.prior_log_prob,
+        divergence=divergence,
+        rtol=tolerance,
+        atol=tolerance,
+        t_span=path.t_span,
+        generator=generator,
     )
+    nll = -torch.cat([log_density(x) for x in held_out.split(batch_size)]).double()
     return Row(
-        tuple(budgets), {k: tuple(v) for k, v in distances.items()}, nfe, nll, nll_error
+        budgets=tuple(budgets),
+        distances={name: tuple(values) for name, values in distances.items()},
+        nfe=nfe,
+        nll=nll.mean().item(),
+        nll_error=nll.std().item() / math.sqrt(len(nll)),
     )
-
-
-def _nll(field, path, points, divergence, tolerance, batch_size, generator):
-    """Mean of −log p over `points`, in nats, and its standard error."""
-    values = [
-        -log_prob(
-            field,
-            x,
-            prior=path.prior_log_prob,
-            divergence=divergence,
-            rtol=tolerance,
-            atol=tolerance,
-            t_span=path.t_span,
-            generator=generator,
-        )
-        for x in points.split(batch_size)
-    ]
-    nll = torch.cat(values).double()
-    return nll.mean().item(), nll.std().item() / math.sqrt(len(nll))
 
 # %% ../nbs/17_ot_against_diffusion.ipynb #b2d475ea
 _STUDENT = (12.706205, 4.302653, 3.182446, 2.776445, 2.570582)  # 97.5 %, 1 to 5 degrees

@@ -92,7 +92,7 @@ FILM = """
   background-image: url({sheet}); background-size: {columns}00% {rows}00%;
   aspect-ratio: {width} / {height}; max-width: {width}px;
   animation: film-x {row_seconds:g}s steps({columns}, jump-none) infinite,
-  film-y {seconds:g}s steps({rows}, jump-none) infinite"></div>
+  film-y {seconds:g}s steps({row_steps}, jump-none) infinite"></div>
 </figure>
 """
 
@@ -121,6 +121,7 @@ def film(
         frames=len(frames),
         columns=columns,
         rows=rows,
+        row_steps=max(rows, 2),  # CSS refuses one; with one row there is no way to go
         seconds=seconds,
         row_seconds=seconds / rows,
         still=_webp(frames[-1], quality),

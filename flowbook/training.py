@@ -561,4 +561,5 @@ def train(
                 every=checkpoint_every, ema=ema, floor=floor, batch_size=batch_size,
             )  # fmt: skip
         _require_finite_weights(model, state.done, keeper.kept())
+        accelerator.wait_for_everyone()  # until the last checkpoint is written
     return TrainingRun(model, state.gather(), state.losses, floor)

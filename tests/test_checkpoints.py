@@ -5,8 +5,12 @@ import itertools
 import json
 import os
 import pickle
+import signal
 import stat
+import subprocess
+import sys
 import tempfile
+import time
 import warnings
 from pathlib import Path
 
@@ -18,6 +22,7 @@ from torch.testing import assert_close
 from flowbook.checkpoints import (
     checkpoints,
     digest,
+    hold_signals,
     latest_checkpoint,
     load_checkpoint,
     pack,
@@ -193,8 +198,26 @@ def test_a_foreign_file_is_named():
 
 def test_a_missing_file():
     """Catches: the same error for a file that isn't there and for a damaged one."""
-    with pytest.raises(FileNotFoundError, match=r"no checkpoint .*gone"):
+    with pytest.raises(FileNotFoundError, match=r"No such file .*gone"):
         load_checkpoint(folder() / "gone")
+
+
+def test_one_that_cannot_be_opened_is_not_passed_over():
+    """Catches: a run that starts again, since its newest state can't be read now."""
+    where = folder()
+    save_checkpoint(where, 1, {"step": 1})
+    (where / "step-00000009.safetensors").mkdir()
+    with pytest.raises(IsADirectoryError, match="step-00000009"):
+        latest_checkpoint(where)
+
+
+def test_one_removed_meanwhile():
+    """Catches: a reader stopped by a run that tidies up behind itself."""
+    where = folder()
+    save_checkpoint(where, 1, {"step": 1})
+    (where / "step-00000009.safetensors").symlink_to("gone")
+    with pytest.warns(UserWarning, match="step-00000009.* trying the one before it"):
+        assert latest_checkpoint(where)[1] == {"step": 1}
 
 
 def test_latest_goes_back_to_the_last_complete_one():
@@ -353,6 +376,21 @@ def test_synced_before_renamed():
     assert done == ["sync file", "replace", "sync folder"]
 
 
+def test_a_folder_that_cannot_be_synced():
+    """Catches: "not written", said of a file that is there, as on some networks."""
+    where, sync = folder(), os.fsync
+
+    def files_only(handle):
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        sync(handle)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", files_only)
+        path = save_checkpoint(where, 1, tree())
+    same(load_checkpoint(path), tree())
+
+
 def test_a_folder_that_cannot_be_written():
     """Catches: an error that doesn't name the place."""
     where = folder()
@@ -362,3 +400,97 @@ def test_a_folder_that_cannot_be_written():
     with pytest.raises(OSError, match="file"):
         save_checkpoint(where / "file" / "deeper", 1, {})
     assert list(where.iterdir()) == [where / "file"]
+
+
+@pytest.mark.parametrize(
+    ("number", "error"),
+    [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)],
+)
+def test_signals_are_held_and_then_obeyed(number, error):
+    """Catches: a block that is cut short, handlers that stay, a signal forgotten."""
+    before, done = signal.getsignal(number), False
+    with pytest.raises(error) as caught, hold_signals() as received:
+        assert signal.getsignal(number) is not before
+        signal.raise_signal(number)
+        done = received == [number]
+    assert done and signal.getsignal(number) is before
+    assert error is KeyboardInterrupt or caught.value.code == 143
+
+
+def test_the_fourth_signal_is_not_held():
+    """Catches: a hung block that Ctrl-C can't end; one that ends at the third."""
+    before, held = signal.getsignal(signal.SIGINT), 0
+    with pytest.raises(KeyboardInterrupt), hold_signals():
+        for _ in range(5):
+            signal.raise_signal(signal.SIGINT)
+            held += 1
+    assert held == 3 and signal.getsignal(signal.SIGINT) is before
+
+
+def test_no_signal():
+    """Catches: an exception without a cause."""
+    with hold_signals() as received:
+        pass
+    assert received == []
+
+
+# --- in a process of its own -----------------------------------------------------
+
+SAVES_FOR_EVER = """
+import itertools, sys, torch
+from flowbook.checkpoints import checkpoints, save_checkpoint
+first = max(checkpoints(sys.argv[1]), default=-1) + 1
+for k in itertools.count(first):
+    state = {"k": k, "w": torch.full((300_000,), float(k))}
+    save_checkpoint(sys.argv[1], k, state)
+    print(k, flush=True)
+"""
+FILES_OF_10_KB = """
+import resource, sys, torch
+from flowbook.checkpoints import save_checkpoint
+resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+save_checkpoint(sys.argv[1], 2, {"w": torch.zeros(100_000)})
+"""
+NOBODY = """
+import os, sys, torch
+from flowbook.checkpoints import save_checkpoint
+if os.getuid() == 0:  # whom no permission stops
+    os.setgid(65534), os.setuid(65534)
+save_checkpoint(sys.argv[1], 2, {"w": torch.zeros(3)})
+"""
+
+
+@pytest.mark.slow
+def test_killed_while_it_saves():
+    """Catches: kill -9, also in the middle of a write, that costs a finished file."""
+    where = folder()
+    for trial in range(6):
+        command = [sys.executable, "-c", SAVES_FOR_EVER, where]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            said = int(process.stdout.readline())
+            time.sleep(0.003 * trial)
+            process.kill()
+            said = int((process.stdout.read().split() or [said])[-1])
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            _, found = latest_checkpoint(where)
+        assert found["k"] >= said and (found["w"] == found["k"]).all()
+        assert len(checkpoints(where)) <= 4  # one more, if killed before it tidied up
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [(FILES_OF_10_KB, "File too large"), (NOBODY, "Permission denied")],
+)
+def test_what_the_system_refuses(code, said):
+    """Catches: a disk without room, a folder of others, that cost what was there."""
+    where = folder()
+    before = save_checkpoint(where, 1, tree()).read_bytes()
+    where.chmod(0o555 if code == NOBODY else 0o755)
+    command = [sys.executable, "-c", code, where]
+    done = subprocess.run(command, capture_output=True, text=True)
+    where.chmod(0o755)
+    assert done.returncode == 1 and f"not written: {said}" in done.stderr
+    assert os.listdir(where) == ["step-00000001.safetensors"]
+    assert (where / "step-00000001.safetensors").read_bytes() == before

@@ -246,6 +246,8 @@ def test_classifier_learns_and_shows_its_features():
     network = train_stripes()
     assert torch.equal(torch.get_rng_state(), state)
     assert network(images).shape == (60, 2) and network[:-1](images).shape == (60, 6)
+    kinds = ["Conv2d", "SiLU", "Conv2d", "SiLU", "Flatten", "Linear", "SiLU", "Linear"]
+    assert [type(layer).__name__ for layer in network] == kinds
     assert (network(images).argmax(1) == labels).float().mean() > 0.95
     assert not network.training and not network(images).requires_grad
     assert torch.equal(train_stripes()(images), network(images))

@@ -9,6 +9,7 @@ import io
 import struct
 import tarfile
 import tempfile
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -158,6 +159,8 @@ def test_idx_with_a_size_of_two_bytes():
         (idx(levels(3, 2))[:-1], r"shape \(3, 2\) has 18 bytes, got 17: it is cut"),
         (idx(levels(3, 2)) + b"\0", r"has 18 bytes, got 19"),
         (b"\0\0\x08\x03\0\0\0\x02", "got 8: it is cut short"),  # within the header
+        (b"\0\0\x08\1\x80\0\0\0", r"\(2147483648,\) has 2147483656 bytes, got 8"),
+        (b"\0\0\x08\4" + bytes(4) + b"\xff" * 12, "too big"),  # of none, 2^96 each
     ],
 )
 def test_idx_refuses(contents, match):
@@ -274,6 +277,19 @@ def test_unpack():
         only_packed = Archive(archive.url, archive.sha256)
         with pytest.raises(ValueError, match=r"a\.gz is not .* expected nothing else"):
             unpack(only_packed, folder / "a.gz")
+
+
+@pytest.mark.parametrize("unpacked", [None, "0" * 64])
+def test_a_wrong_file_is_not_unpacked_to_memory(unpacked):
+    """Catches: 30 kB under the right name that unpack to 30 MB, or to 30 GB."""
+    with empty_folder() as folder:
+        published(folder, "a.gz", bytes(30_000_000))
+        tracemalloc.start()
+        with pytest.raises(ValueError, match=r"a\.gz is not http://x/a\.gz"):
+            unpack(Archive("http://x/a.gz", "0" * 64, unpacked), folder / "a.gz")
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert most < 3_000_000
 
 
 def test_unpack_refuses():

@@ -1,11 +1,14 @@
 """Chapter 16: halves, nearest neighbours, pictures, blends, and the recipe."""
 
 import math
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
 from torch.testing import assert_close
 
+from flowbook.checkpoints import checkpoints
 from flowbook.images import (
     blend,
     image_grid,
@@ -206,3 +209,19 @@ def test_recipe(classes):
         run.ema.parameters(), expected.ema.parameters(), strict=True
     ):
         assert torch.equal(found, wanted) and found.dtype == F64
+
+
+def test_recipe_goes_on_where_it_was():
+    """Catches: a folder that is not passed on; a rate that makes a run another's."""
+    images = torch.randn(10, 1, 4, 4, generator=seeded(1), dtype=F64)
+    with tempfile.TemporaryDirectory() as name:
+        given = {"steps": 6, "batch_size": 5, "width": 8, "multipliers": (1, 1)}
+        given |= {"checkpoint_dir": Path(name) / "kept", "progress": False}
+        torch.manual_seed(3)
+        first = train_unet(images, generator=seeded(2), **given)
+        assert [*checkpoints(given["checkpoint_dir"])] == [6]
+        torch.manual_seed(4)  # other first weights, which the file replaces
+        again = train_unet(images, generator=seeded(2), **given)
+    assert torch.equal(first.losses, again.losses)
+    for a, b in zip(first.ema.parameters(), again.ema.parameters(), strict=True):
+        assert torch.equal(a, b)

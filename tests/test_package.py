@@ -178,6 +178,7 @@ def test_the_wheel_holds_the_package_and_nothing_else():
         "METADATA",
         "RECORD",
         "WHEEL",
+        "entry_points.txt",
         "top_level.txt",
         "licenses/LICENSE",
     }

@@ -57,6 +57,13 @@ def test_a_film_shows_its_frames_in_order_and_its_last_as_a_still():
     assert "film-x 1.5s steps(2," in page and "film-y 3s steps(2," in page
 
 
+def test_a_film_of_two_frames_moves():
+    """Catches one row's steps(1, jump-none), for which CSS drops the animation."""
+    page = film(three_frames()[:2], "A film.").data
+    assert 'data-rows="1"' in page and "film-x 3s steps(2," in page
+    assert "steps(1," not in page
+
+
 def test_a_film_stands_still_for_those_who_ask():
     """Catches motion without a way out in a notebook."""
     page = film(three_frames(), "A film.").data

@@ -480,8 +480,12 @@ def test_signals_save_and_stop(number, error):
 def test_without_a_folder_ctrl_c_is_immediate():
     """Catches: an interrupt that is held back although there is nothing to save."""
     model = Breaks(99)
-    with pytest.raises(KeyboardInterrupt):
-        short_run(model=model, loss=stop_at(signal.SIGINT, 3))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a shell
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            short_run(model=model, loss=stop_at(signal.SIGINT, 3))
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert model.calls == 99 - 2
 
 
@@ -692,3 +696,25 @@ def test_what_the_bar_says():
     assert "excess" not in training._postfix(2.0, None, 1.0)
     with progress_bar(9, done=4, shown=False) as bar:
         assert (bar.total, bar.n) == (9, 4)
+
+
+def test_parts_of_a_whole():
+    """Catches: a sharded weight that is saved as its part, or filled from another's."""
+    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+
+    store = torch.distributed.HashStore()
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        mesh = torch.distributed.init_device_mesh("cpu", (1,))
+        whole = points(5)
+        for placement in (Shard(1), Replicate()):
+            target = distribute_tensor(torch.zeros(5, 3, dtype=F64), mesh, [placement])
+            part = training._like(whole, target)
+            assert part.placements == (placement,)
+            assert torch.equal(training._whole(part), whole)
+            found = training._whole_tree({"a": [part, 3], "b": (1, 2)})
+            assert torch.equal(found["a"][0], whole)
+            assert found["a"][1] == 3 and found["b"] == (1, 2)
+    finally:
+        torch.distributed.destroy_process_group()
+    assert training._like(whole, whole) is whole

@@ -21,6 +21,11 @@ UNUSED = re.compile(
     r"<script[^>]*src=[^>]*(?:fontawesome|searchtools|searchindex|language_data"
     r"|sphinx_highlight)\.js[^>]*></script>"
 )
+# Scripts that only act once the page is there: they need not hold it up.
+LATER = re.compile(
+    r"<script (src=[^>]*/(?:doctools|clipboard\.min|copybutton|sphinx-book-theme"
+    r"|togglebutton)\.js)"
+)
 TOGGLE = '<summary><span class="toctree-toggle"'
 NAMED_TOGGLE = '<summary aria-label="Show its pages"><span class="toctree-toggle"'
 COMMIT = re.compile(r'(<span class="commit">)[^<]*(</span>)')
@@ -115,7 +120,7 @@ def finish(app: Sphinx, error: Exception | None) -> None:
             continue
         text = path.read_text()
         lighter = COMMIT.sub(rf"\g<1>{commit}\2", UNUSED.sub("", text))
-        lighter = lighter.replace(TOGGLE, NAMED_TOGGLE)
+        lighter = LATER.sub(r"<script defer \1", lighter.replace(TOGGLE, NAMED_TOGGLE))
         if lighter != text:
             path.write_text(lighter)
         texts.append(lighter)
@@ -154,7 +159,8 @@ def search_data(app: Sphinx) -> None:
 def _commit() -> str:
     """What Git calls this state of the book; an archive without Git has no name."""
     root = Path(__file__).resolve().parents[2]
-    command = ["git", "-C", root, "describe", "--always", "--dirty=, and later changes"]
+    command = ["git", "-C", root, "describe", "--always", "--exclude=*"]
+    command += ["--dirty=, and later changes"]
     try:
         done = subprocess.run(command, capture_output=True, text=True)
     except FileNotFoundError:

@@ -1,11 +1,14 @@
 """The theme's icons: the two dozen that the book shows, not the two thousand it has."""
 
+import logging
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from fontTools.subset import Options, Subsetter
 from fontTools.ttLib import TTFont
+
+logging.getLogger("fontTools").setLevel(logging.WARNING)
 
 RULE = re.compile(r'((?:\.fa-[a-z0-9-]+:before,?)+)\{content:"\\([0-9a-f]+)"\}')
 CODE = re.compile(r"\\([ef][0-9a-f]{3})\b")

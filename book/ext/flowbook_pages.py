@@ -6,7 +6,6 @@ the n-th statement of chapter 09 becomes 9.n. Statements that have a name and no
 ("Theorem 3 (Lipman et al.)") print that name.
 """
 
-import copy
 import re
 from unicodedata import lookup
 
@@ -86,9 +85,10 @@ def preview_terms(app: Sphinx, doctree: nodes.document, docname: str) -> None:
     if not links:
         return
     meaning = {}
-    for name in app.env.found_docs:
+    names = app.env.domains["std"].objects.items()
+    for name in {place[0] for (kind, _), place in names if kind == "term"}:
         for term in app.env.get_doctree(name).findall(nodes.term):
-            definition = copy.deepcopy(term.parent.next_node(nodes.definition))
+            definition = term.parent.next_node(nodes.definition).deepcopy()
             for math in list(definition.findall(nodes.math)):
                 math.parent.replace(math, nodes.Text(plain_math(math.astext())))
             meaning |= dict.fromkeys(term["ids"], definition.astext())

@@ -145,6 +145,8 @@ def _inside(element: Tag) -> str:
 def _text(element: Tag) -> str:
     """The words of an element, its code last: an excerpt shows the first find."""
     made = copy.copy(element)
+    for printed in made.select(".cell_output pre"):
+        printed.decompose()
     code = [block.extract().get_text() for block in made.select("pre")]
     return " ".join(" ".join([_flat(made), *code]).split())
 

@@ -9,8 +9,9 @@ addEventListener("DOMContentLoaded", () => {
   form.setAttribute("role", "search");
   form.setAttribute("aria-label", "Filter the ledger");
   const field = (label, control) => {
-    const box = make("label", { textContent: label });
-    box.append(control);
+    const box = make("div", { className: "field" });
+    control.id = `ledger-${label.toLowerCase()}`;
+    box.append(make("label", { textContent: label, htmlFor: control.id }), control);
     form.append(box);
     return control;
   };

@@ -1,7 +1,7 @@
 // MathJax, from this site: only the parts that the book needs, and a page at a time in
 // pieces, what one sees first: a long page stays usable while its formulas are set.
 (() => {
-  const PIECE = 12; // formulas between two breaths
+  const LONG = 35; // ms: a piece of work after which the page may answer
   const rest = () => new Promise((resolve) => setTimeout(resolve));
 
   const typeset = async () => {
@@ -16,9 +16,13 @@
     let touched = false;
     for (const kind of ["wheel", "touchstart", "keydown", "pointerdown"])
       addEventListener(kind, () => (touched = true), { once: true, passive: true });
-    for (let i = 0; i < later.length; i += PIECE) {
+    let many = 4;
+    for (let i = 0; i < later.length; ) {
       await rest();
-      await MathJax.typesetPromise(later.slice(i, i + PIECE));
+      const start = performance.now();
+      await MathJax.typesetPromise(later.slice(i, i + many));
+      i += many;
+      many = performance.now() - start > LONG ? Math.max(1, many >> 1) : Math.min(16, many + 1);
     }
     // Formulas above have pushed down what the address asks for.
     const asked = location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1)));

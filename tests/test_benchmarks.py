@@ -1,0 +1,251 @@
+"""Benchmarks do what they time; the GPU stages run, go on, and mark what is quick."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from benchmarks import gpu, plain, record, stage_tests, timing
+from book import recorded
+from book.run import ROOT, BookError
+from flowbook import MLP, CosinePath, OTPath, VEPath, VPPath, divergence, sample, solve
+
+PATHS = [
+    (OTPath(), plain.ot),
+    (CosinePath(), plain.cosine),
+    (VPPath(), plain.vp),
+    (VEPath(0.01, 10.0), plain.ve),
+]
+
+
+def draw(*shape, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=g, dtype=torch.float64)
+
+
+def field(x, t):
+    mixed = x.roll(1, 1).tanh()
+    return t[:, None] * x.sin() - 0.5 * x + 0.25 * mixed
+
+
+# --- the plain code does the same job ------------------------------------------------
+
+
+@pytest.mark.parametrize(("path", "formula"), PATHS, ids=lambda p: type(p).__name__)
+def test_plain_paths_are_the_paths(path, formula):
+    """Catches a comparison with cheaper code that computes something else."""
+    x0, x1 = draw(5, 3), draw(5, 3, seed=1)
+    t = torch.linspace(0, 0.9, 5, dtype=torch.float64)
+    made = path.interpolate(x0, x1, t)
+    xt, ut = formula(x0, x1, t)
+    assert_close((xt, ut), (made.xt, made.ut))
+
+
+@pytest.mark.parametrize(
+    ("method", "by_hand"), [("euler", plain.euler), ("midpoint", plain.midpoint)]
+)
+def test_plain_samplers_are_the_samplers(method, by_hand):
+    """Catches a plain loop that takes fewer steps, or half of them."""
+    x0 = draw(5, 3)
+    assert_close(by_hand(field, x0, 7), sample(field, x0, method=method, steps=7))
+
+
+def test_plain_dopri5_is_as_accurate_for_as_much():
+    """Catches an error control that is cheaper because it is laxer."""
+    x0 = draw(5, 3)
+    found, nfe = plain.dopri5(field, x0)
+    run = solve(field, x0)
+    exact = solve(field, x0, rtol=1e-10, atol=1e-10).x
+    # a few steps of tolerance 1e-5 (1 + |x|) each, |x| < 4, and a growth below e^1.75
+    assert (found - exact).abs().max() < 10 * 5e-5 * 6
+    assert 14 <= nfe <= run.nfe.max() + 12
+
+
+@pytest.mark.parametrize(
+    "by_hand", [plain.divergence_by_loop, plain.divergence_at_once]
+)
+def test_plain_divergences_are_the_divergence(by_hand):
+    """Catches a transposed Jacobian or a dimension left out."""
+    x, t = draw(5, 3), draw(5, seed=1).sigmoid()
+    assert_close(by_hand(field, x, t), divergence(field, x, t))
+
+
+def test_plain_training_trains_and_averages():
+    """Catches a loop without its optimiser, or an average that never moves."""
+    torch.manual_seed(0)
+    model = MLP(2, width=16)
+    before = [p.clone() for p in model.parameters()]
+    average = plain.train(model, draw(64, 2).float(), steps=20, batch_size=16)
+    for old, new, mean in zip(
+        before, model.parameters(), average.parameters(), strict=True
+    ):
+        assert not torch.equal(old, new) and not mean.requires_grad
+        moved, averaged = (new - old).norm(), (mean - old).norm()
+        assert 0 < averaged < 0.1 * moved  # 20 updates by a thousandth
+
+
+# --- timing --------------------------------------------------------------------------
+
+
+def test_a_ratio_is_by_rounds():
+    """Catches a ratio upside down, or medians that mix one round with another."""
+    found = timing.ratio([2.0, 20.0, 3.0, 4.0], [1.0, 10.0, 2.0, 2.0])
+    assert found.median == 2.0 and found.low < 2.0 <= found.high
+    assert found.over(1.8) and not found.over(1.95)
+    assert timing.ratio([3.0], [2.0]).median == 1.5
+
+
+def test_both_codes_are_timed_for_long_enough():
+    """Catches a code that is called once where it takes microseconds."""
+    calls = {"fast": 0, "slow": 0}
+
+    def fast():
+        calls["fast"] += 1
+
+    def slow():
+        calls["slow"] += 1
+        time.sleep(0.002)
+
+    taken = timing.interleaved({"fast": fast, "slow": slow}, rounds=3, least=0.004)
+    assert [len(times) for times in taken.values()] == [3, 3]
+    assert calls["fast"] > 10 * calls["slow"] and min(taken["slow"]) >= 0.002
+
+
+@pytest.mark.slow
+def test_speed_runs():
+    """Catches a row that no longer fits what it times."""
+    command = [sys.executable, "-m", "benchmarks.speed", "--quick"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "train, batch 4096" in done.stdout and "torchdiffeq" in done.stdout
+    assert "mean nothing" in done.stdout
+
+
+# --- the stages for a GPU ------------------------------------------------------------
+
+
+def quick(stage, folder, *more):
+    where = ["--out", str(folder / "out"), "--work", str(folder / "work")]
+    return gpu.main([stage, "--device", "cpu", "--quick", *where, *more])
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # torch.jit, by way of the counter of operations
+@pytest.mark.parametrize("stage", gpu.STAGES)
+def test_a_stage_runs_and_its_record_is_refused(stage, tmp_path):
+    """Catches a stage that would fail on the GPU, or a smoke test shown as a result."""
+    assert quick(stage, tmp_path) == 0
+    out = tmp_path / "out"
+    made = json.loads((out / f"{stage}.json").read_text())
+    assert made["quick"] and made["tables"] and made["command"].endswith("QUICK=1")
+    assert made["synthetic"] == (stage in ("images", "table"))
+    assert not (out / f"{stage}.parts.json").exists()
+    with pytest.raises(BookError, match=rf"{stage}\.json.*smoke test"):
+        recorded.load(stage, out)
+    # nothing else keeps it from the page: the form is right
+    made |= {"quick": False, "synthetic": False}
+    made["hardware"]["device"] = "cuda"
+    (out / f"{stage}.json").write_text(json.dumps(made))
+    text = recorded.fill(f"<!-- recorded: {stage} -->", out)
+    assert all(name in text for name in ("commit", "torch", "seed"))
+    files = list(out.glob("*.png"))
+    assert {p["file"] for p in made["pictures"]} == {p.name for p in files}
+    assert len(files) <= 8 and all(p.stat().st_size < 2**24 for p in files)
+
+
+def job(tmp_path, **changes):
+    settings = {"stage": "speed", "device": "cpu", "quick": True, "out": tmp_path}
+    return record.Job(**{**settings, "work": tmp_path / "work", **changes})
+
+
+def test_a_finished_part_is_not_run_again(tmp_path):
+    """Catches a stage that starts from the beginning after it was cut off."""
+    calls = []
+
+    def make():
+        calls.append(1)
+        return {"x": 0.1}
+
+    first = job(tmp_path).part("a", make)
+    assert job(tmp_path).part("a", make) == first and len(calls) == 1
+    job(tmp_path, seed=1).part("a", make)
+    assert len(calls) == 2  # another seed, another result
+    job(tmp_path).part("a", make)
+    assert len(calls) == 3  # one run is kept, the latest
+
+
+def test_a_part_kept_by_other_code_is_run_again(tmp_path, monkeypatch):
+    """Catches a record that mixes the numbers of two versions."""
+    job(tmp_path).part("a", lambda: {"x": 1})
+    monkeypatch.setattr(record, "sources", lambda: "another")
+    assert job(tmp_path).part("a", lambda: {"x": 2})["x"] == 2
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"key": 3}'])
+def test_a_broken_file_of_parts_is_begun_anew(text, tmp_path):
+    """Catches a run that can never go on because its last write was cut short."""
+    (tmp_path / "speed.parts.json").write_text(text)
+    assert job(tmp_path).part("a", lambda: {"x": 2})["x"] == 2
+
+
+def test_no_part_is_begun_without_time_for_it(tmp_path):
+    """Catches a stage that is killed in the middle of a part instead of stopping."""
+    real = job(tmp_path, quick=False, minutes=1.0)
+    assert real.part("short", lambda: {}, seconds=30)["seconds"] >= 0
+    with pytest.raises(record.OutOfTime, match="long"):
+        real.part("long", lambda: {}, seconds=90)
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_stage_out_of_time_says_to_run_it_again(tmp_path, capsys):
+    """Catches an exit status of 0 for a stage that is not finished."""
+    assert quick("speed", tmp_path, "--minutes", "0") == gpu.UNFINISHED
+    assert "run it again" in capsys.readouterr().out
+
+
+def test_a_cpu_has_nothing_to_record(tmp_path, capsys):
+    """Catches hours on a CPU, or a traceback where there is no CUDA."""
+    assert gpu.main(["speed", "--device", "cpu", "--out", str(tmp_path)]) == 2
+    if not torch.cuda.is_available():
+        assert gpu.main(["speed", "--out", str(tmp_path)]) == 2
+        assert "no CUDA device" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_commit_is_known_without_git(monkeypatch):
+    """Catches a traceback on a machine that got the files alone."""
+    monkeypatch.setenv("FLOWBOOK_COMMIT", "abc")
+    assert record.commit() == "abc"
+    monkeypatch.delenv("FLOWBOOK_COMMIT")
+    monkeypatch.setenv("PATH", "")
+    assert record.commit() is None
+
+
+def test_a_failed_test_is_counted_and_named():
+    """Catches a record of passed tests in which some have failed, or none has run."""
+    found = stage_tests.summary(
+        '<testsuites><testsuite><testcase name="a"/><testcase name="b"><failure/>'
+        '</testcase><testcase name="c"><skipped/></testcase></testsuite></testsuites>'
+    )
+    assert found == {"passed": 1, "failed": 1, "skipped": 1, "failures": ["b"]}
+    assert stage_tests.summary("<testsuite/>")["failures"] == ["no test ran"]
+
+
+def test_a_picture_is_what_was_drawn(tmp_path):
+    """Catches grey levels out of order, or channels taken for rows."""
+    from PIL import Image
+
+    grey = torch.tensor([[[-1.0, 0.0, 1.0], [1.0, -1.0, 3.0]]])
+    record.picture(tmp_path / "a.png", grey, scale=2)
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.size == (6, 4)
+        assert [image.getpixel((x, y)) for x, y in ((0, 0), (4, 1), (0, 2))] == [
+            *(0, 255, 255)
+        ]
+    record.picture(tmp_path / "b.png", torch.eye(3).view(3, 3, 1) * 2 - 1)
+    with Image.open(tmp_path / "b.png") as image:
+        assert image.getpixel((0, 1)) == (0, 255, 0)

@@ -1,0 +1,227 @@
+"""Chapter 13b: the command."""
+
+import contextlib
+import io
+import json
+import os
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from flowbook import cli
+from flowbook.cli import load_data, main, make_model, parse, write_results
+from flowbook.networks import MLP
+
+
+def folder() -> Path:
+    """A fresh folder, removed when the process ends."""
+    KEPT.append(tempfile.TemporaryDirectory())
+    return Path(KEPT[-1].name)
+
+
+KEPT: list[tempfile.TemporaryDirectory] = []
+
+
+def test_data_by_name():
+    """Catches: labels dropped, moons that differ from process to process."""
+    x, y = load_data("moons")
+    assert x.shape == (16384, 2) and y is None
+    assert torch.equal(x, load_data("moons")[0])
+    g = torch.Generator().manual_seed(0)
+    assert torch.equal(x, cli.sample_moons(16384, generator=g))
+    x, y = load_data("digits")
+    assert x.shape == (1797, 1, 8, 8) and y.shape == (1797,)
+
+
+@pytest.mark.parametrize("name", ["fashion-mnist", "cifar10"])
+@pytest.mark.parametrize("root", [None, Path("here")])
+def test_image_sets_are_downloaded_unless_they_are_there(name, root):
+    """Catches: one set for the other, a download although a folder is given."""
+    from flowbook import datasets
+
+    calls = []
+    with pytest.MonkeyPatch.context() as patch:
+        for known in ("fashion_mnist", "cifar10"):
+            patch.setattr(
+                datasets,
+                f"load_{known}",
+                lambda *a, known=known, **k: calls.append((known, a, k)),
+            )
+        load_data(name, root=root)
+    options = {"root": root, "download": root is None}
+    assert calls == [(name.replace("-", "_"), ("train",), options)]
+
+
+def test_data_in_files():
+    """Catches: labels of a file dropped; a pickle inside a .npy that is loaded."""
+    where, x = folder(), torch.randn(5, 3)
+    np.save(where / "x.npy", x.numpy())
+    found, y = load_data(str(where / "x.npy"))
+    assert torch.equal(found, x) and y is None
+    save_file({"x": x}, where / "x.safetensors")
+    assert load_data(str(where / "x.safetensors"))[1] is None
+    save_file({"x": x, "y": torch.arange(5)}, where / "xy.safetensors")
+    found, y = load_data(str(where / "xy.safetensors"))
+    assert torch.equal(found, x) and torch.equal(y, torch.arange(5))
+    np.save(where / "pickle.npy", np.array([{"a": 1}]), allow_pickle=True)
+    with pytest.raises(ValueError, match="allow_pickle"):
+        load_data(str(where / "pickle.npy"))
+    for bad in ({"images": x}, {"x": x, "z": x + 1}):
+        save_file(bad, where / "bad.safetensors")
+        with pytest.raises(
+            ValueError, match=r"bad.safetensors: expected tensors x and"
+        ):
+            load_data(str(where / "bad.safetensors"))
+    with pytest.raises(ValueError, match=r"data must be moons, .* got 'mnist'"):
+        load_data("mnist")
+
+
+def test_models():
+    """Catches: a width or seed ignored, labels uncounted, global state touched."""
+    x, y = torch.zeros(5, 2, 8, 8), torch.tensor([0, 4, 1, 1, 0])
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    model = make_model("mlp", x, y, width=24, seed=3)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(3)
+    expected = MLP((2, 8, 8), width=24)
+    pairs = zip(model.parameters(), expected.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+    assert make_model("mlp", x, y).perceptron[0].out_features == 256
+    net = make_model("unet", x, y, width=8)
+    assert (net.channels, net.classes) == (2, 5)
+    assert net.first.out_channels == 8
+    assert make_model("unet", x, None, width=8).classes is None
+    with pytest.raises(ValueError, match=r"unet needs images .* got \(5, 2\)"):
+        make_model("unet", torch.zeros(5, 2), None)
+
+
+SMALL = ["--steps", "3", "--batch-size", "8", "--width", "8", "--quiet"]
+
+
+def test_the_command():
+    """Catches: an option that is not handed on, or handed on as another."""
+    where, calls = folder(), []
+    line = (
+        "--path cosine --steps 3 --batch-size 8 --width 8 --quiet --lr 0.5 --ema 0.25 "
+        "--clip 2 --times stratified --seed 6 --precision no --dtype float64 --compile "
+        "--checkpoint-every 2"
+    )
+
+    def note(model, path, data, **options):
+        calls.append((model, path, data, options))
+        zeros = torch.zeros(3)
+        return SimpleNamespace(model=model, ema=model, losses=zeros)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cli, "train", note)
+        main([*line.split(), "--out", str(where / "checkpoints")])
+        main([*line.split(), "--data", "digits", "--out", str(where / "checkpoints")])
+        conditional = ["--data", "digits", "--model", "unet"]
+        main([*SMALL, *conditional, "--out", str(where / "checkpoints")])
+    ((model, path, data, options), *_, (net, _, labelled, _)) = calls
+    g = options.pop("generator")
+    assert g.initial_seed() == 6
+    assert options == {
+        "steps": 3,
+        "batch_size": 8,
+        "lr": 0.5,
+        "ema": 0.25,
+        "clip": 2.0,
+        "times": "stratified",
+        "precision": "no",
+        "compile": True,
+        "checkpoint_dir": where / "checkpoints" / "checkpoints",
+        "checkpoint_every": 2,
+        "progress": False,
+    }
+    assert type(path).__name__ == "CosinePath" and data.shape == (16384, 2)
+    assert next(model.parameters()).dtype == torch.float64
+    assert isinstance(calls[1][2], torch.Tensor)  # an MLP takes no labels
+    assert len(labelled) == 2 and net.classes == 10
+
+
+def test_defaults():
+    """Catches: a command that trains otherwise than `train` does by default."""
+    from inspect import signature
+
+    args, defaults = parse(["--out", "x"]), signature(cli.train).parameters
+    shared = ("steps", "batch_size", "lr", "ema", "clip", "times", "precision")
+    for name in (*shared, "compile", "checkpoint_every"):
+        assert getattr(args, name) == defaults[name].default
+
+
+def test_it_trains_and_goes_on():
+    """Catches: results of another run than the one that was trained."""
+    where = folder()
+    main([*SMALL, "--out", str(where)])
+    main([*SMALL, "--steps", "5", "--out", str(where)])
+    whole = folder()
+    main([*SMALL, "--steps", "5", "--out", str(whole)])
+    files = ["checkpoints", "ema.safetensors", "losses.npy"]
+    assert sorted(os.listdir(where)) == files
+    for one, other in zip(
+        load_file(where / "ema.safetensors").values(),
+        load_file(whole / "ema.safetensors").values(),
+        strict=True,
+    ):
+        assert torch.equal(one, other)
+    losses = np.load(where / "losses.npy")
+    assert losses.shape == (5,)
+    assert (losses == np.load(whole / "losses.npy")).all()
+
+
+def test_results_say_where_they_come_from():
+    """Catches: weights nobody can attribute, shared ones refused."""
+    where = folder()
+    args = parse(["--out", str(where), "--seed", "9"])
+    weight = torch.ones(3)
+    model = SimpleNamespace(state_dict=lambda: {"a": weight, "b": weight})
+    write_results(args, SimpleNamespace(ema=model, losses=torch.zeros(2)))
+    with safe_open(where / "ema.safetensors", "pt") as file:
+        said = json.loads(file.metadata()["arguments"])
+    assert said["seed"] == 9 and said["out"] == str(where)
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_the_first_process_writes(rank):
+    """Catches: processes that write over each other's results."""
+    where, wrote = folder(), []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cli, "train", lambda *a, **k: None)
+        patch.setattr(cli, "write_results", lambda args, run: wrote.append(args.out))
+        patch.setenv("RANK", rank)
+        main([*SMALL, "--out", str(where)])
+    assert wrote == ([where] if rank == "0" else [])
+
+
+@pytest.mark.parametrize(("world", "moved"), [("1", 1), ("2", 0)])
+def test_alone_it_takes_the_gpu(world, moved):
+    """Catches: a GPU left idle; all processes on the first GPU."""
+    calls = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cli, "train", lambda *a, **k: None)
+        patch.setattr(cli, "write_results", lambda *a: None)
+        patch.setattr(torch.cuda, "is_available", lambda: True)
+        patch.setattr(MLP, "cuda", lambda self: calls.append(self))
+        patch.setenv("WORLD_SIZE", world)
+        main([*SMALL, "--out", "unused"])
+    assert len(calls) == moved
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    ["", "--out x --model cnn", "--out x --path straight", "--out x --stepz 3"],
+)
+def test_refuses_arguments(wrong):
+    """Catches: a misspelt option that is passed over."""
+    shown = io.StringIO()
+    with contextlib.redirect_stderr(shown), pytest.raises(SystemExit) as stopped:
+        parse(wrong.split())
+    assert stopped.value.code == 2 and "flowbook-train" in shown.getvalue()
