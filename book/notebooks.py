@@ -3,6 +3,7 @@
 import ast
 import os
 import re
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from . import NBS, PACKAGE, ROOT
 
 KNOWN = {"default_exp", "export", "exporti", "hide", "eval"}
 KNOWN |= {"label", "caption", "alt", "panel"}
+PARSING = threading.Lock()  # CPython 3.11 counts the depth of all threads together
 
 
 def stems() -> list[str]:
@@ -172,7 +174,7 @@ def visible_modules(nb: NotebookNode) -> set[Path]:
     waiting = {"__init__"}
     for cell in nb.cells:
         if cell.cell_type == "code":
-            waiting |= set(_imported(ast.parse(transform(cell.source))))
+            waiting |= set(_imported(transform(cell.source)))
     seen: set[Path] = set()
     while waiting:
         path = PACKAGE / f"{waiting.pop()}.py"
@@ -180,12 +182,14 @@ def visible_modules(nb: NotebookNode) -> set[Path]:
             continue
         seen.add(path)
         if path.stem != "__init__":  # its names are lazy: see _imported
-            waiting |= set(_imported(ast.parse(path.read_text())))
+            waiting |= set(_imported(path.read_text()))
     return seen
 
 
-def _imported(tree: ast.Module) -> Iterator[str]:
-    """Yield the package's modules that are named by a tree's import statements."""
+def _imported(source: str) -> Iterator[str]:
+    """Yield the package's modules that are named by a source's import statements."""
+    with PARSING:
+        tree = ast.parse(source)
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom):
             inside = node.level == 1 or (node.module or "").split(".")[0] == "flowbook"
