@@ -71,12 +71,13 @@ def training_rows(quick: bool) -> Iterator[Row]:
                 data,
                 steps=steps,
                 batch_size=batch_size,
+                clip=1.0,
                 generator=generator(),
                 progress=False,
             )
 
         def by_hand(model=other, batch_size=batch_size, steps=steps):
-            plain.train(model, data, steps=steps, batch_size=batch_size, clip=None)
+            plain.train(model, data, steps=steps, batch_size=batch_size)
 
         yield Row(f"train, batch {batch_size}", by_train, (by_hand,), 1.10, 11)
 

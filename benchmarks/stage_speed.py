@@ -38,10 +38,10 @@ def run(job: Job) -> None:
     peaks = job.part("peaks", lambda: _peaks(job), seconds=30)
     work = list(_works(job))
     found = {
-        f"{kind} {w.name}": job.part(
-            f"{kind} {w.name}", partial(measure, job, w), seconds=100
+        f"{kind}: {w.name}": job.part(
+            f"{kind}: {w.name}", partial(measure, job, w), seconds=100
         )
-        for kind, measure in (("training", _training), ("sampling", _sampling))
+        for kind, measure in (("Training", _training), ("Sampling", _sampling))
         for w in work
     }
     units = {"bytes/s": "copy, GB/s"}
