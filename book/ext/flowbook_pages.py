@@ -165,16 +165,16 @@ def keep_together(app: Sphinx, doctree: nodes.document) -> None:
         after = parent[i + 1] if i + 1 < len(parent) else None
         opens = OPENS.search(before) if isinstance(before, nodes.Text) else None
         closes = CLOSES.match(after) if isinstance(after, nodes.Text) else None
-        if opens:
-            parent.replace(before, nodes.Text(before[: opens.start()]))
+        if not (opens or closes):
+            continue
+        touching = [math]
+        if opens:  # by place: `replace` takes the first text that reads the same
+            parent[i - 1] = nodes.Text(before[: opens.start()])
+            touching.insert(0, nodes.Text(opens[0]))
         if closes:
-            parent.replace(after, nodes.Text(after[closes.end() :]))
-        if opens or closes:
-            touching = nodes.inline("", classes=["together"])
-            parent.replace(math, touching)
-            touching += [nodes.Text(opens[0])] if opens else []
-            touching += math
-            touching += [nodes.Text(closes[0])] if closes else []
+            parent[i + 1] = nodes.Text(after[closes.end() :])
+            touching.append(nodes.Text(closes[0]))
+        parent[i] = nodes.inline("", "", *touching, classes=["together"])
 
 
 def plain_docstring(app, what, name, obj, options, lines: list[str]) -> None:
