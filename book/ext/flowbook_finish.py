@@ -30,6 +30,9 @@ TOGGLE = '<summary><span class="toctree-toggle"'
 NAMED_TOGGLE = '<summary aria-label="Show its pages"><span class="toctree-toggle"'
 COMMIT = re.compile(r'(<span class="commit">)[^<]*(</span>)')
 ROLES = re.compile(r' role="(?:list|doc-biblioentry)"')  # bibtex nests them wrongly
+# A line may not begin with the comma after a formula, nor end with the bracket before it.
+FORMULA = r'<span class="math[^"]*">[^<]*</span>'
+TIGHT = re.compile(rf"[(\[“]?{FORMULA}[.,;:!?)\]’”]+|[(\[“]{FORMULA}")
 TWICE = re.compile(r'(<p class="admonition-title") id="[^"]*"')
 
 
@@ -58,6 +61,7 @@ def page(app: Sphinx, pagename: str, templatename: str, context: dict, doctree) 
         app.add_js_file(None, body=f"window.MathJax = {macros}", priority=440)
         app.add_js_file(app.config.mathjax_path, defer="defer")
     body = context.get("body", "")
+    body = TIGHT.sub(r'<span class="tight">\g<0></span>', body)
     body = ROLES.sub("", TWICE.sub(r"\1", body.replace(' id="proof-content"', "")))
     if "body" in context:
         context["body"] = body
