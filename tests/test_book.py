@@ -465,7 +465,7 @@ def test_pages_and_what_they_share_are_light(tab, address):
 
 
 def test_no_icon_is_an_empty_box():
-    """Catches an icon that the theme's sheet shows and that its fonts were cut without."""
+    """Catches an icon that the theme shows and that its fonts were cut without."""
     static = site.HTML / "_static"
     sheet = (static / "styles" / "pydata-sphinx-theme.css").read_text()
     shown = {ord(icon) for icon in re.findall("[\ue000-\uf8ff]", sheet)}

@@ -30,7 +30,7 @@ TOGGLE = '<summary><span class="toctree-toggle"'
 NAMED_TOGGLE = '<summary aria-label="Show its pages"><span class="toctree-toggle"'
 COMMIT = re.compile(r'(<span class="commit">)[^<]*(</span>)')
 ROLES = re.compile(r' role="(?:list|doc-biblioentry)"')  # bibtex nests them wrongly
-# A line may not begin with the comma after a formula, nor end with the bracket before it.
+# No line begins with the comma after a formula, or ends with the bracket before it.
 FORMULA = r'<span class="math[^"]*">[^<]*</span>'
 TIGHT = re.compile(rf"[(\[“]?{FORMULA}[.,;:!?)\]’”]+|[(\[“]{FORMULA}")
 TWICE = re.compile(r'(<p class="admonition-title") id="[^"]*"')

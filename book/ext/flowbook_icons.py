@@ -46,7 +46,7 @@ def lighten(static: Path, texts: Iterable[str]) -> None:
 
 
 def codes_in(css: str) -> set[str]:
-    """The icons that a style sheet shows by their code: the bell of a note, an arrow."""
+    """The icons that a style sheet shows by their code: a bell, an arrow."""
     return {code or f"{ord(icon):x}" for code, icon in CODE.findall(css)}
 
 
