@@ -9,6 +9,7 @@ from urllib.parse import quote, unquote, urldefrag, urljoin, urlsplit
 import pytest
 import yaml
 from axe_playwright_python.sync_playwright import Axe
+from fontTools.ttLib import TTFont
 from playwright.sync_api import sync_playwright
 
 from book import browser, notebooks, site, stage
@@ -475,6 +476,15 @@ def test_pages_and_what_they_share_are_light(tab, address):
         own = [site.HTML / "_static" / data, *(site.HTML / p for p in pictures)]
         heavy[page] = len(text) + sum(p.stat().st_size for p in own if p.exists())
     assert {p: size for p, size in heavy.items() if size > 1_500_000} == {}
+
+
+def test_no_icon_is_an_empty_box():
+    """Catches an icon that the theme shows and that its fonts were cut without."""
+    static = site.HTML / "_static"
+    sheet = (static / "styles" / "pydata-sphinx-theme.css").read_text()
+    shown = {ord(icon) for icon in re.findall("[\ue000-\uf8ff]", sheet)}
+    fonts = [TTFont(path).getBestCmap() for path in static.rglob("fa-*.woff")]
+    assert shown and shown <= {code for cmap in fonts for code in cmap or {}}
 
 
 def test_there_is_one_search_field(tab, address):
