@@ -204,7 +204,8 @@ def _entry(export: Export) -> str:
     if export.kind == "data":
         value = f"   :value: {export.value}\n" if len(export.value) < 80 else ""
         about = re.sub(r"[*|`\\]", r"\\\g<0>", export.about)
-        head = f".. py:data:: {name}\n{value}\n   {about}\n"
+        home = f"   :module: flowbook.{export.module}\n"  # else the name has it twice
+        head = f".. py:data:: {export.name}\n{home}{value}\n   {about}\n"
     elif export.kind == "class":
         head = f".. autoclass:: {name}\n   :members:\n   :member-order: bysource\n"
     else:
