@@ -33,6 +33,7 @@ COMMIT = re.compile(r'(<span class="commit">)[^<]*(</span>)')
 TOUCHING = re.compile(
     r'[(\["“‘]*<span class="math notranslate nohighlight">[^<]*</span>[^\s<&]{0,20}'
 )
+MODULE = re.compile(r"(?:\A|(?<=<h1>))flowbook\.\w+")  # a title that is one word
 ROLES = re.compile(r' role="(?:list|doc-biblioentry)"')  # bibtex nests them wrongly
 TWICE = re.compile(r'(<p class="admonition-title") id="[^"]*"')
 
@@ -63,6 +64,10 @@ def page(app: Sphinx, pagename: str, templatename: str, context: dict, doctree) 
         app.add_js_file(app.config.mathjax_path, defer="defer")
     body = context.get("body", "")
     body = TOUCHING.sub(keep_together, body)
+    if pagename.startswith("api/"):
+        body = break_module(body)
+        for way in [w for w in ("prev", "next") if context.get(w)]:
+            context[way] |= {"title": break_module(context[way]["title"])}
     body = ROLES.sub("", TWICE.sub(r"\1", body.replace(' id="proof-content"', "")))
     if "body" in context:
         context["body"] = body
@@ -80,6 +85,11 @@ def keep_together(found: re.Match) -> str:
     """A formula with its bracket, comma or ending in one piece, if it has any."""
     alone = found[0].startswith("<") and found[0].endswith(">")
     return found[0] if alone else f'<span class="touching">{found[0]}</span>'
+
+
+def break_module(text: str) -> str:
+    """A title that is a module's name, with places where a phone may break it."""
+    return MODULE.sub(lambda title: re.sub(r"[._]", r"\g<0><wbr>", title[0]), text)
 
 
 def _store(app: Sphinx) -> Path:
