@@ -17,6 +17,7 @@ from pathlib import Path
 from urllib.parse import urldefrag, urljoin
 
 import nbformat
+import pikepdf
 import yaml
 from bs4 import BeautifulSoup, Tag
 from nbformat import NotebookNode
@@ -257,4 +258,6 @@ def print_pdf(
         tab.close()
         server.shutdown()
         server.server_close()
+    with pikepdf.open(target, allow_overwriting_input=True) as pdf:
+        pdf.save(target, object_stream_mode=pikepdf.ObjectStreamMode.generate)  # half
     return cut_off
