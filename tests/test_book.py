@@ -351,6 +351,13 @@ def test_each_function_and_its_derivation_lead_to_each_other(tab, address):
     assert missing == []
 
 
+def test_every_name_of_the_api_leads_to_its_entry():
+    """Catches a constant whose entry has another name than the reference to it."""
+    text = (site.HTML / "api/index.html").read_text()
+    assert text.count('<code class="xref py py-obj') > 100
+    assert not re.search(r'<li><p><code class="xref py py-obj.*', text)
+
+
 def test_the_footer_says_what_this_copy_is(tab, address):
     """Catches a page that does not say of which version it is, or where it ran."""
     tab.goto(address + "nbs/08_losses.html")
@@ -507,3 +514,13 @@ def test_dark_mode_switches(tab, address):
         tab.locator("button.theme-switch-button").first.click()
         seen.add(tab.evaluate(colour))
     assert len(seen) == 2
+
+
+def test_dark_mode_turns_no_picture_over(chromium, address):
+    """Catches digits that are black on white at night, and curves that stay white."""
+    tab = chromium.new_page(color_scheme="dark")
+    tab.goto(address + "nbs/12b_unet.html")
+    filters = """() => [...document.querySelectorAll("figure img")].map(
+        i => [i.classList.contains("as-is"), getComputedStyle(i).filter != "none"])"""
+    assert sorted(tab.evaluate(filters)) == [[False, True], [True, False]]
+    tab.close()
