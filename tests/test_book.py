@@ -9,7 +9,6 @@ from urllib.parse import quote, unquote, urldefrag, urljoin, urlsplit
 import pytest
 import yaml
 from axe_playwright_python.sync_playwright import Axe
-from fontTools.ttLib import TTFont
 from playwright.sync_api import sync_playwright
 
 from book import browser, notebooks, site, stage
@@ -494,27 +493,3 @@ def test_dark_mode_turns_no_picture_over(chromium, address):
         i => [i.classList.contains("as-is"), getComputedStyle(i).filter != "none"])"""
     assert sorted(tab.evaluate(filters)) == [[False, True], [True, False]]
     tab.close()
-
-
-def test_no_comma_is_torn_from_its_formula(chromium, address):
-    """Catches lines that begin with the comma or end with the bracket of a formula."""
-    tab = chromium.new_page(viewport=PHONE)
-    tab.goto(address + "nbs/14_sampling.html")
-    tab.evaluate(SETTLED)
-    lines = """() => [...document.querySelectorAll("article p > .touching")]
-        .filter(e => e.querySelector("mjx-container"))
-        .map(e => new Set([...e.getClientRects()].map(r => r.bottom)).size)"""
-    found = tab.evaluate(lines)
-    assert len(found) > 20 and set(found) == {1}
-    tab.close()
-
-
-def test_every_icon_that_a_style_sheet_names_has_a_glyph():
-    """Catches an empty box before a note: a code that the font's subset left out."""
-    static = site.HTML / "_static"
-    sheet = (static / "styles" / "pydata-sphinx-theme.css").read_text()
-    wanted = set(re.findall(r"--pst-icon-[a-z-]+:\s*\"([\ue000-\uf8ff])\"", sheet))
-    held = set()
-    for font in (static / "vendor" / "fontawesome" / "webfonts").glob("*.woff"):
-        held |= (TTFont(font).getBestCmap() or {}).keys()
-    assert len(wanted) > 5 and {ord(icon) for icon in wanted} <= held
