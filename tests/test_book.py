@@ -120,6 +120,20 @@ def test_page_reads_without_a_stumble(tab, address, page):
     assert content <= window, "the page scrolls sideways on a phone"
 
 
+def test_a_formula_keeps_its_punctuation(chromium, address):
+    """Catches a line that begins with the comma or full stop after a formula."""
+    phone = chromium.new_page(viewport=PHONE)
+    phone.goto(address + "nbs/02_change_of_variables.html")
+    phone.evaluate(SETTLED)
+    broken = """spans => spans.filter(
+        span => new Set([...span.getClientRects()].map(box => box.top)).size > 1
+    ).map(span => span.textContent)"""
+    spans = phone.locator("article p .together")
+    assert spans.count() > 50
+    assert spans.evaluate_all(broken) == []
+    phone.close()
+
+
 def test_every_local_link_and_anchor_is_alive(tab, address):
     """Catches a chapter renamed, a label gone, a theorem moved to another page."""
     ids, links = {}, {}
