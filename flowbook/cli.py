@@ -157,7 +157,7 @@ def _run(args: argparse.Namespace) -> TrainingRun:
         y = None
         if not args.quiet and _is_first():
             print(
-                "flowbook-train: an mlp takes no labels, without them", file=sys.stderr
+                "flowbook-train: an mlp takes no labels; left out", file=sys.stderr
             )
     y = y if y is None or y.is_floating_point() else y.long()
     model = make_model(args.model, x1, y, width=args.width, seed=args.seed)

@@ -296,7 +296,7 @@ def test_labels_that_an_mlp_leaves_out(rank):
         main(["--data", "digits", "--out", str(where)])
         main(["--data", "moons", "--out", str(where)])
         main(["--data", "digits", "--quiet", "--out", str(where)])
-    words = "flowbook-train: an mlp takes no labels, without them\n"
+    words = "flowbook-train: an mlp takes no labels; left out\n"
     assert shown.getvalue() == (words if rank == "0" else "")
     assert all(isinstance(data, torch.Tensor) for data in calls)
 
