@@ -156,9 +156,7 @@ def _run(args: argparse.Namespace) -> TrainingRun:
     if args.model == "mlp" and y is not None:
         y = None
         if not args.quiet and _is_first():
-            print(
-                "flowbook-train: an mlp takes no labels; left out", file=sys.stderr
-            )
+            print("flowbook-train: an mlp takes no labels; left out", file=sys.stderr)
     y = y if y is None or y.is_floating_point() else y.long()
     model = make_model(args.model, x1, y, width=args.width, seed=args.seed)
     model.to(getattr(torch, args.dtype))
