@@ -253,13 +253,8 @@ def train(
         average = copy.deepcopy(model).eval().requires_grad_(False).to(device)
         adam = torch.optim.Adam(model.parameters())
         net, optimiser = prepare(accelerator, model, adam)
-        state = RunState(
-            model,
-            average,
-            optimiser.optimizer,
-            like.new_zeros(steps),
-            accelerator.scaler,
-        )
+        losses, scaler = like.new_zeros(steps), accelerator.scaler
+        state = RunState(model, average, optimiser.optimizer, losses, scaler)
         if found is not None:
             keeper.resume(state, found)
         model.train()
