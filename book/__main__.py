@@ -93,11 +93,11 @@ def serve() -> None:
     site.serve()
 
 
-def release() -> None:
+def release(folder: str = "dist") -> None:
     """Write what one can take away: site, PDF, students' notebooks, wheel."""
     from . import release
 
-    release.release()
+    release.release(ROOT / folder)
 
 
 def audit(*pages: str) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from urllib.parse import urldefrag, urljoin
 
 import nbformat
+import pikepdf
 import yaml
 from bs4 import BeautifulSoup, Tag
 from nbformat import NotebookNode
@@ -26,22 +27,22 @@ from . import BUILD, ROOT, browser, notebooks, site
 from .run import BookError, build_wheel
 from .settings import read_settings
 
-DIST = ROOT / "dist"
 PRINTED = BUILD / "print"
 EPOCH = (2000, 1, 1, 0, 0, 0)  # the same book makes the same zip
 
 
-def release() -> None:
-    """Build the book, then write all that one can take away to `dist/`."""
+def release(folder: Path) -> None:
+    """Build the book, then write all that one can take away to `folder`."""
     from .__main__ import book
 
     book()
-    shutil.rmtree(DIST, ignore_errors=True)
-    DIST.mkdir()
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("flowbook-*"):
+        old.unlink()
     name = f"flowbook-{read_settings().version}"
-    zip_folder(site.HTML, DIST / f"{name}-site.zip", f"{name}-site")
-    build_wheel(DIST)
-    with zipfile.ZipFile(DIST / f"{name}-notebooks.zip", "w") as archive:
+    zip_folder(site.HTML, folder / f"{name}-site.zip", f"{name}-site")
+    build_wheel(folder)
+    with zipfile.ZipFile(folder / f"{name}-notebooks.zip", "w") as archive:
         for path in notebooks.notebooks():
             text = nbformat.writes(student(notebooks.read(path)))
             _add(archive, f"{name}-notebooks/{path.stem}_student.ipynb", text.encode())
@@ -50,12 +51,13 @@ def release() -> None:
         chromium = playwright.chromium.launch(
             executable_path=command, args=["--no-sandbox"]
         )
-        cut_off = print_pdf(chromium, DIST / f"{name}.pdf")
+        cut_off = print_pdf(chromium, folder / f"{name}.pdf")
         chromium.close()
     if cut_off:
         raise BookError("cut off at the margin of the PDF:\n" + "\n".join(cut_off))
-    for path in sorted(DIST.iterdir()):
-        print(f"{path.relative_to(ROOT)}: {path.stat().st_size / 1e6:.1f} MB")
+    for path in sorted(folder.glob("flowbook-*")):
+        print(f"{path.name}: {path.stat().st_size / 1e6:.1f} MB")
+    print(f"They are in {folder}")
 
 
 def zip_folder(folder: Path, target: Path, name: str) -> None:
@@ -256,4 +258,6 @@ def print_pdf(
         tab.close()
         server.shutdown()
         server.server_close()
+    with pikepdf.open(target, allow_overwriting_input=True) as pdf:
+        pdf.save(target, object_stream_mode=pikepdf.ObjectStreamMode.generate)  # half
     return cut_off

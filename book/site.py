@@ -41,7 +41,8 @@ def build(strict: bool = True, source: Path = SOURCE, html: Path = HTML) -> None
     # Sphinx does not see that our extension has changed: then it reads all anew.
     doctrees = html.with_name(f"{html.name}-doctrees-{_digest(EXTENSION)[:8]}")
     if not doctrees.exists():
-        shutil.rmtree(html, ignore_errors=True)
+        for old in (html, *html.parent.glob(f"{html.name}-doctrees-*")):
+            shutil.rmtree(old, ignore_errors=True)
     flags = ["-W", "--keep-going"] if strict else []
     command = [sys.executable, "-m", "sphinx", "-q", "-b", "html", "-d", doctrees]
     done = subprocess.run(

@@ -90,7 +90,7 @@ FILM = """
 <img class="film-still" src="{still}" alt="{alt}">
 <div class="film-sheet" role="img" aria-label="{alt}" style="
   background-image: url({sheet}); background-size: {columns}00% {rows}00%;
-  aspect-ratio: {width} / {height}; max-width: {width}px;
+  aspect-ratio: {width} / {height}; max-width: {shown}px;
   animation: film-x {row_seconds:g}s steps({columns}, jump-none) infinite,
   film-y {seconds:g}s steps({row_steps}, jump-none) infinite"></div>
 </figure>
@@ -104,12 +104,13 @@ def film(
     seconds: float = 3.0,
     recolor: bool = True,
     quality: int = 60,
+    width: int | None = None,
 ):
     """Show RGB `frames` (T, 3, H, W), values in [0, 1], as a film of some `seconds`.
 
     Embedded in the page; `alt` says what one sees, the last frame stands for it. With
-    `recolor` dark mode turns the lightness over, as for a figure on white. For
-    notebooks only. Raises ValueError for another shape.
+    `recolor` dark mode turns the lightness over, as for a figure on white. At most
+    `width` pixels wide, or W. For notebooks only. Raises ValueError for another shape.
     """
     from IPython.display import HTML
 
@@ -129,5 +130,6 @@ def film(
         alt=html.escape(alt),
         width=frames.shape[3],
         height=frames.shape[2],
+        shown=width or frames.shape[3],
     )
     return HTML(page)

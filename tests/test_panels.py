@@ -189,6 +189,17 @@ def test_a_panel_bears_small_and_zero_sizes(touched, name):
 
 
 @pytest.mark.parametrize("name", WHERE)
+def test_no_handle_lies_on_another(touched, name):
+    """Catches two handles in one place: the lower one can't be taken hold of."""
+    _, panel = touched(name, viewport={"width": 360, "height": 740})
+    centres = panel.locator("button.panel-handle").evaluate_all(
+        "all => all.map(e => e.getBoundingClientRect()).map(b => [b.x, b.y])"
+    )
+    apart = torch.pdist(f64(centres)) if len(centres) > 1 else f64([math.inf])
+    assert apart.min() >= 24  # pixels: WCAG 2.2, target size
+
+
+@pytest.mark.parametrize("name", WHERE)
 def test_without_javascript_the_figure_stands_alone(touched, name):
     """Catches an empty frame, and a panel below a picture without words."""
     page, panel = touched(name, java_script_enabled=False)

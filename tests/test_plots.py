@@ -64,6 +64,13 @@ def test_a_film_of_two_frames_moves():
     assert "steps(1," not in page
 
 
+def test_a_film_is_as_wide_as_its_frames_or_as_asked():
+    """Catches small frames that stay small, and a stretched film."""
+    for given, shown in ((None, 32), (100, 100)):
+        page = film(three_frames(), "A film.", width=given).data
+        assert f"aspect-ratio: 32 / 16; max-width: {shown}px;" in page
+
+
 def test_a_film_stands_still_for_those_who_ask():
     """Catches motion without a way out in a notebook."""
     page = film(three_frames(), "A film.").data

@@ -1,6 +1,8 @@
 """What one can take away: notebooks, a zip that opens from disk, a whole PDF."""
 
 import re
+import subprocess
+import sys
 import zipfile
 
 import nbformat
@@ -9,11 +11,13 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from playwright.sync_api import sync_playwright
 from pypdf import PdfReader
 
-from book import browser, notebooks, release, site
+from book import PACKAGE, ROOT, browser, notebooks, release
 from book.run import BookError
+from book.settings import read_settings
 
 BEGIN = "```{solution-start} ex-1\n:class: dropdown\n```"
 END = "```{solution-end}\n```"
+NAME = f"flowbook-{read_settings().version}"
 
 
 def notebook(*cells):
@@ -56,6 +60,16 @@ def test_no_chapter_keeps_a_solution():
 
 
 @pytest.fixture(scope="module")
+def released(tmp_path_factory):
+    """What the command behind `make release` writes, but not to dist/."""
+    folder = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "book", "release", folder]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
 def chromium():
     with sync_playwright() as playwright:
         running = playwright.chromium.launch(
@@ -66,21 +80,39 @@ def chromium():
 
 
 @pytest.mark.book
-def test_the_zip_opens_from_disk_without_a_network(chromium, tmp_path):
+def test_a_release_is_four_files(released):
+    """Catches a file that is missing, or named without its version."""
+    wanted = ["-notebooks.zip", "-py3-none-any.whl", "-site.zip", ".pdf"]
+    assert sorted(p.name for p in released.iterdir()) == [NAME + w for w in wanted]
+
+
+@pytest.mark.book
+def test_the_released_wheel_holds_the_package_and_the_notebooks_no_solution(released):
+    """Catches a module left out, a chapter left out, an answer that got in."""
+    with zipfile.ZipFile(released / f"{NAME}-py3-none-any.whl") as wheel:
+        for path in PACKAGE.glob("*.py"):
+            assert wheel.read(f"flowbook/{path.name}") == path.read_bytes()
+    with zipfile.ZipFile(released / f"{NAME}-notebooks.zip") as archive:
+        names = [f"{p.stem}_student.ipynb" for p in notebooks.notebooks()]
+        assert archive.namelist() == [f"{NAME}-notebooks/{name}" for name in names]
+        assert not any(b"solution-" in archive.read(n) for n in archive.namelist())
+
+
+@pytest.mark.book
+def test_the_zip_opens_from_disk_without_a_network(released, chromium, tmp_path):
     """Catches a page, a formula or a search that needs a server."""
-    target = tmp_path / "site.zip"
-    release.zip_folder(site.HTML, target, "book")
-    with zipfile.ZipFile(target) as archive:
+    with zipfile.ZipFile(released / f"{NAME}-site.zip") as archive:
         archive.extractall(tmp_path)
+    site = tmp_path / f"{NAME}-site"
     context = chromium.new_context(offline=True)
     page = context.new_page()
     problems = []
     page.on("pageerror", lambda e: problems.append(str(e)))
-    page.goto((tmp_path / "book" / "index.html").as_uri())
+    page.goto((site / "index.html").as_uri())
     page.wait_for_url("**/nbs/index.html")
-    page.goto((tmp_path / "book" / "nbs" / "09_gaussian_paths.html").as_uri())
+    page.goto((site / "nbs" / "09_gaussian_paths.html").as_uri())
     page.wait_for_selector("mjx-container", state="attached")
-    page.goto((tmp_path / "book" / "search.html").as_uri() + "?q=continuity+equation")
+    page.goto((site / "search.html").as_uri() + "?q=continuity+equation")
     page.wait_for_selector("#search-results li a")
     first = page.locator("#search-results li a").first
     assert "continuity equation" in first.inner_text().lower()
@@ -103,11 +135,9 @@ def test_the_same_book_makes_the_same_zip(tmp_path):
 
 
 @pytest.mark.book
-def test_the_book_on_paper_is_whole(chromium, tmp_path):
-    """Catches text cut off at the margin, links and numbers lost, a chapter missing."""
-    target = tmp_path / "book.pdf"
-    assert release.print_pdf(chromium, target) == []
-    pdf = PdfReader(target)
+def test_the_book_on_paper_is_whole(released):
+    """Catches links and numbers lost, a chapter missing; what is cut off stops it."""
+    pdf = PdfReader(released / f"{NAME}.pdf")
     text = "\n".join(page.extract_text() for page in pdf.pages)
     for words in (
         "Theorem 1 (Lipman et al.)",

@@ -2,7 +2,14 @@
 // pieces, what one sees first: a long page stays usable while its formulas are set.
 (() => {
   const LONG = 35; // ms: a piece of work after which the page may answer
+  const PATIENCE = 2000; // ms: then a text shows its formulas as they are written
   const rest = () => new Promise((resolve) => setTimeout(resolve));
+
+  // Lines break elsewhere once formulas are set: what one sees first waits for that.
+  const { classList } = document.documentElement;
+  classList.add("typesetting");
+  const show = () => classList.remove("typesetting");
+  setTimeout(show, PATIENCE);
 
   const typeset = async () => {
     const all = [...document.querySelectorAll(".math")];
@@ -13,6 +20,8 @@
     const seen = all.filter(near);
     const later = all.filter((e) => !seen.includes(e));
     if (seen.length) await MathJax.typesetPromise(seen);
+    await document.fonts.ready;
+    requestAnimationFrame(() => requestAnimationFrame(show)); // not while they move
     let touched = false;
     for (const kind of ["wheel", "touchstart", "keydown", "pointerdown"])
       addEventListener(kind, () => (touched = true), { once: true, passive: true });

@@ -7,7 +7,8 @@ flowbook.panel(
   "Drag the curves α (how much data) and σ (how much noise), or take one of the book's. " +
     "The trajectories of the marginal flow follow.",
   (panel) => {
-    const TIMES = [0, 0.25, 0.5, 0.75, 1];
+    const ALPHA = [0, 0.15, 0.4, 0.65, 1]; // where one takes hold of α, and of σ: never
+    const SIGMA = [0, 0.25, 0.5, 0.75, 1]; // of both in one place
     const DATA = [-1.5, 0.4, 1.5];
     const END = 0.995;
     const STEPS = 120;
@@ -66,8 +67,8 @@ flowbook.panel(
         plot.text(0.5, -2.85, "t", color.ink, "center");
       },
     });
-    const row = (kind, name, f, low) =>
-      TIMES.map((t) =>
+    const row = (times, kind, name, f, low) =>
+      times.map((t) =>
         panel.handle(curves, {
           x: t,
           y: f(t),
@@ -82,18 +83,16 @@ flowbook.panel(
       );
     const select = panel.choice("path", ["OT", "VP", "cosine", "your own"], (name) => {
       const of = { OT: flowbook.paths.ot(LOW), VP: flowbook.paths.vp(), cosine: flowbook.paths.cosine() }[name];
-      if (of)
-        TIMES.forEach((t, k) => {
-          alphas[k].to(t, of.alpha(t));
-          sigmas[k].to(t, of.sigma(t));
-        });
+      if (of) {
+        ALPHA.forEach((t, k) => alphas[k].to(t, of.alpha(t)));
+        SIGMA.forEach((t, k) => sigmas[k].to(t, of.sigma(t)));
+      }
       named = select.value = name;
       solve();
     });
     const line = flowbook.paths.ot(LOW);
-    const alphas = row("data", "α", line.alpha, -0.1);
-    const sigmas = row("noise", "σ", line.sigma, LOW);
-    panel.path = () => path; // for the tests
+    const alphas = row(ALPHA, "data", "α", line.alpha, -0.1);
+    const sigmas = row(SIGMA, "noise", "σ", line.sigma, LOW);
     solve();
   },
 );
