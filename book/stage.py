@@ -6,6 +6,7 @@ again no more than it must.
 """
 
 import ast
+import base64
 import copy
 import platform
 import re
@@ -13,12 +14,14 @@ import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
+from io import BytesIO
 from pathlib import Path
 
 import nbformat
 import yaml
 from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell
+from PIL import Image
 
 from . import BUILD, NBS, PACKAGE, ROOT, ledger, panels, recorded
 from .notebooks import directives, module_of, title
@@ -95,10 +98,19 @@ def _caption(cell: NotebookNode, values: dict[str, str]) -> None:
         raise BookError(f"a figure needs #| label, caption and alt:\n{cell.source}")
     if not pictures or not values.get("label"):
         return
+    image = {"alt": values["alt"]}
+    if all(_without_ground(o["data"]["image/png"]) for o in pictures):
+        image["classes"] = "as-is"
     cell.metadata["mystnb"] = {
-        "image": {"alt": values["alt"]},
+        "image": image,
         "figure": {"caption": values["caption"], "name": values["label"]},
     }
+
+
+def _without_ground(png: str) -> bool:
+    """Whether a figure's corner is transparent: dark mode keeps such a one as it is."""
+    with Image.open(BytesIO(base64.b64decode(png))) as picture:
+        return picture.convert("RGBA").getpixel((0, 0))[3] == 0
 
 
 # --- pages that the build writes -----------------------------------------------------
@@ -192,7 +204,8 @@ def _entry(export: Export) -> str:
     if export.kind == "data":
         value = f"   :value: {export.value}\n" if len(export.value) < 80 else ""
         about = re.sub(r"[*|`\\]", r"\\\g<0>", export.about)
-        head = f".. py:data:: {name}\n{value}\n   {about}\n"
+        home = f"   :module: flowbook.{export.module}\n"  # else the name has it twice
+        head = f".. py:data:: {export.name}\n{home}{value}\n   {about}\n"
     elif export.kind == "class":
         head = f".. autoclass:: {name}\n   :members:\n   :member-order: bysource\n"
     else:

@@ -65,7 +65,7 @@ def check(
 def reject(
     statement: str, claim: str, residual, tolerance: float, *, because: str
 ) -> None:
-    """Assert that a formula which is wrong on purpose *fails* the check: > tolerance.
+    """Assert that a formula which is wrong on purpose fails the check: > tolerance.
 
     Takes what `check` takes: hand it the same tolerance. Raises AssertionError when
     the check would have passed, or when the residual is NaN.

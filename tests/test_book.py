@@ -9,6 +9,7 @@ from urllib.parse import quote, unquote, urldefrag, urljoin, urlsplit
 import pytest
 import yaml
 from axe_playwright_python.sync_playwright import Axe
+from fontTools.ttLib import TTFont
 from playwright.sync_api import sync_playwright
 
 from book import browser, notebooks, site, stage
@@ -118,6 +119,20 @@ def test_page_reads_without_a_stumble(tab, address, page):
     tab.wait_for_timeout(100)
     content, window = tab.evaluate(WIDTHS)
     assert content <= window, "the page scrolls sideways on a phone"
+
+
+def test_a_formula_keeps_its_punctuation(chromium, address):
+    """Catches a line that begins with the comma or full stop after a formula."""
+    phone = chromium.new_page(viewport=PHONE)
+    phone.goto(address + "nbs/02_change_of_variables.html")
+    phone.evaluate(SETTLED)
+    broken = """spans => spans.filter(
+        span => new Set([...span.getClientRects()].map(box => box.top)).size > 1
+    ).map(span => span.textContent)"""
+    spans = phone.locator("article p .together")
+    assert spans.count() > 50
+    assert spans.evaluate_all(broken) == []
+    phone.close()
 
 
 def test_every_local_link_and_anchor_is_alive(tab, address):
@@ -336,6 +351,13 @@ def test_each_function_and_its_derivation_lead_to_each_other(tab, address):
     assert missing == []
 
 
+def test_every_name_of_the_api_leads_to_its_entry():
+    """Catches a constant whose entry has another name than the reference to it."""
+    text = (site.HTML / "api/index.html").read_text()
+    assert text.count('<code class="xref py py-obj') > 100
+    assert not re.search(r'<li><p><code class="xref py py-obj.*', text)
+
+
 def test_the_footer_says_what_this_copy_is(tab, address):
     """Catches a page that does not say of which version it is, or where it ran."""
     tab.goto(address + "nbs/08_losses.html")
@@ -463,6 +485,15 @@ def test_pages_and_what_they_share_are_light(tab, address):
     assert {p: size for p, size in heavy.items() if size > 1_500_000} == {}
 
 
+def test_no_icon_is_an_empty_box():
+    """Catches an icon that the theme shows and that its fonts were cut without."""
+    static = site.HTML / "_static"
+    sheet = (static / "styles" / "pydata-sphinx-theme.css").read_text()
+    shown = {ord(icon) for icon in re.findall("[\ue000-\uf8ff]", sheet)}
+    fonts = [TTFont(path).getBestCmap() for path in static.rglob("fa-*.woff")]
+    assert shown and shown <= {code for cmap in fonts for code in cmap or {}}
+
+
 def test_there_is_one_search_field(tab, address):
     """Catches the second search bar that a newer base theme brings along."""
     tab.goto(address + "nbs/index.html")
@@ -483,3 +514,13 @@ def test_dark_mode_switches(tab, address):
         tab.locator("button.theme-switch-button").first.click()
         seen.add(tab.evaluate(colour))
     assert len(seen) == 2
+
+
+def test_dark_mode_turns_no_picture_over(chromium, address):
+    """Catches digits that are black on white at night, and curves that stay white."""
+    tab = chromium.new_page(color_scheme="dark")
+    tab.goto(address + "nbs/12b_unet.html")
+    filters = """() => [...document.querySelectorAll("figure img")].map(
+        i => [i.classList.contains("as-is"), getComputedStyle(i).filter != "none"])"""
+    assert sorted(tab.evaluate(filters)) == [[False, True], [True, False]]
+    tab.close()

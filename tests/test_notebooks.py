@@ -1,8 +1,12 @@
 """Directives, cleaning, and what a notebook can see of the package."""
 
+import base64
+import io
+
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from PIL import Image
 
 from book import notebooks, stage
 from book.run import BookError, Run
@@ -68,6 +72,18 @@ def test_a_figure_hands_its_caption_and_alt_text_on():
     bare = new_notebook(cells=[new_code_cell("draw()", outputs=[picture()])])
     with pytest.raises(BookError, match="label, caption and alt"):
         stage.page(bare)
+
+
+@pytest.mark.parametrize(("alpha", "kept"), [(0, {"classes": "as-is"}), (255, {})])
+def test_a_figure_without_a_ground_keeps_its_colours(alpha, kept):
+    """Catches a photograph that dark mode turns over, and a curve that it does not."""
+    file = io.BytesIO()
+    Image.new("RGBA", (2, 2), (255, 255, 255, alpha)).save(file, "png")
+    png = base64.b64encode(file.getvalue()).decode()
+    drawn = nbformat.v4.new_output("display_data", data={"image/png": png})
+    head = "#| label: fig-a\n#| caption: C.\n#| alt: A.\n"
+    page = stage.page(new_notebook(cells=[new_code_cell(head + "1", outputs=[drawn])]))
+    assert page.cells[0].metadata["mystnb"]["image"] == {"alt": "A.", **kept}
 
 
 def test_cleaning_keeps_tags_and_drops_outputs(tmp_path):

@@ -5,11 +5,29 @@ import io
 import re
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from flowbook.plots import NOISE, film, scatter, sprite_sheet
+from flowbook.plots import BETWEEN, NOISE, film, keep_colors, scatter, sprite_sheet
+
+
+def test_a_figure_of_pictures_has_no_ground_and_grey_letters():
+    """Catches a white box on a dark page, and letters that one of the pages hides."""
+    fig, (left, right) = plt.subplots(1, 2, figsize=(4, 2))
+    left.imshow(torch.zeros(8, 8).numpy(), cmap="gray", vmin=-1, vmax=1)
+    left.set(title="digits", xlabel="t")
+    right.axis("off")
+    keep_colors(fig)
+    file = io.BytesIO()
+    fig.savefig(file)
+    plt.close(fig)
+    shown = torch.tensor(np.array(Image.open(file).convert("RGBA"))).view(-1, 4)
+    seen = shown[shown[:, 3] == 255, :3]
+    assert shown[0, 3] == 0 and len(seen) < 0.6 * len(shown)
+    assert (seen[:, 0] == seen[:, 2]).all() and seen.min() > 110 and seen.max() < 140
+    assert left.title.get_color() == left.xaxis.label.get_color() == BETWEEN
 
 
 def three_frames() -> torch.Tensor:

@@ -88,6 +88,7 @@ def test_each_export_knows_where_it_is_derived():
     ]
     pages = stage.api_pages({"ode": "03_flows"}, found, {"nbs/03_flows": "03"})
     assert ".. autofunction:: flowbook.ode.step\n" in pages["api/ode.md"]
+    assert ".. py:data:: Field\n   :module: flowbook.ode\n" in pages["api/ode.md"]
     assert ":ref:`A step <code-ode-step-f>`" in pages["api/ode.md"]
     assert "One step of `x` (B, \\*D)." in pages["api/index.md"]
     mark = stage._mark(CELL, "ode").source

@@ -29,6 +29,7 @@ LATER = re.compile(
 TOGGLE = '<summary><span class="toctree-toggle"'
 NAMED_TOGGLE = '<summary aria-label="Show its pages"><span class="toctree-toggle"'
 COMMIT = re.compile(r'(<span class="commit">)[^<]*(</span>)')
+MODULE = re.compile(r"(?:\A|(?<=<h1>))flowbook\.\w+")  # a title that is one word
 ROLES = re.compile(r' role="(?:list|doc-biblioentry)"')  # bibtex nests them wrongly
 TWICE = re.compile(r'(<p class="admonition-title") id="[^"]*"')
 
@@ -58,6 +59,10 @@ def page(app: Sphinx, pagename: str, templatename: str, context: dict, doctree) 
         app.add_js_file(None, body=f"window.MathJax = {macros}", priority=440)
         app.add_js_file(app.config.mathjax_path, defer="defer")
     body = context.get("body", "")
+    if pagename.startswith("api/"):
+        body = break_module(body)
+        for way in [w for w in ("prev", "next") if context.get(w)]:
+            context[way] |= {"title": break_module(context[way]["title"])}
     body = ROLES.sub("", TWICE.sub(r"\1", body.replace(' id="proof-content"', "")))
     if "body" in context:
         context["body"] = body
@@ -69,6 +74,11 @@ def page(app: Sphinx, pagename: str, templatename: str, context: dict, doctree) 
     if doctree is not None:
         static = Path(app.outdir) / "_static"
         flowbook_parts.save(pagename, body, static, _store(app))
+
+
+def break_module(text: str) -> str:
+    """A title that is a module's name, with places where a phone may break it."""
+    return MODULE.sub(lambda title: re.sub(r"[._]", r"\g<0><wbr>", title[0]), text)
 
 
 def _store(app: Sphinx) -> Path:
