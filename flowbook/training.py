@@ -6,14 +6,10 @@ __all__ = ['ema_rate', 'cosine_lr', 'choose_precision', 'TrainingRun', 'trained_
 
 # %% ../nbs/13_training.ipynb #64a15249
 import copy
-import itertools
 import math
-import os
-import re
-import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,13 +19,7 @@ from torch import Generator, Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import Dataset
 
-from .checkpoints import (
-    checkpoints,
-    hold_signals,
-    latest_checkpoint,
-    load_checkpoint,
-    save_checkpoint,
-)
+from .checkpoints import hold_signals
 from .draws import (
     batch_rows,
     draw_seeds,
@@ -39,6 +29,14 @@ from .draws import (
     training_data,
 )
 from .losses import Floor, cfm_loss
+from .processes import (
+    agree_to_stop,
+    agreed,
+    borrow_accelerator,
+    borrow_layer_generator,
+    prepare,
+)
+from .resume import Keeper, RunState, configuration, latest_for_all
 
 # %% ../nbs/13_training.ipynb #ee6d9806
 def ema_rate(decay: float, updates: int) -> float:
@@ -94,39 +92,6 @@ def choose_precision(
         return "no"
     return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
 
-# %% ../nbs/13_training.ipynb #a6f33dee
-class _Net(nn.Module):
-    """What accelerate may write into, and then nobody keeps."""
-
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.model = model
-
-    def forward(self, x: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
-        return self.model(x, t, **condition)
-
-
-@contextmanager
-def _accelerator(weight: Tensor, precision: str):
-    """Yield an Accelerator, and leave accelerate's state as it was."""
-    from accelerate import Accelerator
-    from accelerate.state import AcceleratorState, PartialState
-
-    many = int(os.environ.get("WORLD_SIZE", 1)) > 1
-    cpu = not torch.cuda.is_available() if many else weight.device.type == "cpu"
-    device = "cuda" if many and not cpu else weight.device
-    chosen = choose_precision(precision, weight.dtype, device)
-    states = [s._shared_state for s in (AcceleratorState, PartialState)]
-    before = [dict(state) for state in states]
-    for state in states:
-        state.clear()
-    try:
-        yield Accelerator(mixed_precision=chosen, cpu=cpu, device_placement=many)
-    finally:
-        for state, kept in zip(states, before, strict=True):
-            state.clear()
-            state.update(kept)
-
 # %% ../nbs/13_training.ipynb #b147ac70
 @dataclass(frozen=True)
 class TrainingRun:
@@ -175,256 +140,32 @@ def progress_bar(steps: int, *, done: int = 0, shown: bool = True):
         from tqdm import tqdm  # says nothing about missing widgets
     return tqdm(total=steps, initial=done, unit=" steps", disable=not shown)
 
-
-def _postfix(recent: float, floor: float | None, rate: float) -> dict[str, str]:
-    """What the bar says: the loss, its excess over the floor, samples per second."""
-    said = {"loss": f"{recent:.4g}"}
-    if floor is not None:
-        said["excess"] = f"{recent - floor:.3g}"
-    return {**said, "samples/s": f"{rate:,.0f}"}
-
 # %% ../nbs/13_training.ipynb #316cc420
-def _whole(tensor: Tensor) -> Tensor:
-    """All of a tensor that may be sharded over processes (FSDP): they all must ask."""
-    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
-
-
-def _like(tensor: Tensor, target: Tensor) -> Tensor:
-    """The part of a whole tensor that `target` holds, on its device."""
-    tensor = tensor.to(target.device)
-    if not hasattr(target, "device_mesh"):
-        return tensor
-    from torch.distributed.tensor import distribute_tensor
-
-    return distribute_tensor(tensor, target.device_mesh, target.placements)
-
-
-def _whole_tree(tree):
-    """A state_dict, nested as it may be, with whole tensors."""
-    if isinstance(tree, Tensor):
-        return _whole(tree)
-    if isinstance(tree, dict):
-        return {key: _whole_tree(value) for key, value in tree.items()}
-    return [_whole_tree(v) for v in tree] if isinstance(tree, list) else tree
-
-# %% ../nbs/13_training.ipynb #e5c00343
-@dataclass
-class _State:
-    """All that a step reads and changes."""
-
-    model: nn.Module
-    average: nn.Module  # what `ema` will be
-    averages: dict[str, Tensor]  # its weights, or this process's parts of them
-    optimiser: torch.optim.Optimizer
-    scaler: object | None
-    losses: Tensor
-    done: int = 0
-
-    @torch.no_grad()
-    def gather(self) -> nn.Module:
-        """Return the averaged model, with whole weights and the model's own buffers."""
-        for name, weight in self.average.named_parameters():
-            weight.copy_(_whole(self.averages[name]))
-        buffers = dict(self.model.named_buffers())
-        for name, buffer in self.average.named_buffers():
-            buffer.copy_(buffers[name])
-        return self.average
-
-# %% ../nbs/13_training.ipynb #17a600c8
-def _to_tree(state: _State) -> dict:
-    """What a checkpoint holds of a state."""
-    return {
-        "step": state.done,
-        "model": _whole_tree(state.model.state_dict()),
-        "ema": state.gather().state_dict(),
-        "optimiser": _whole_tree(state.optimiser.state_dict()),
-        "scaler": state.scaler and state.scaler.state_dict(),
-        "losses": state.losses[: state.done],
-    }
-
-
-@torch.no_grad()
-def _from_tree(state: _State, tree: dict) -> None:
-    """Put a checkpoint's numbers where they came from."""
-    for name, here in state.model.state_dict().items():
-        here.copy_(_like(tree["model"][name], here))
-    for name, here in state.averages.items():
-        here.copy_(_like(tree["ema"][name], here))
-    parameters = [p for group in state.optimiser.param_groups for p in group["params"]]
-    for index, kept in tree["optimiser"]["state"].items():
-        for name, value in kept.items():
-            if value.shape == parameters[index].shape:  # not the count of steps
-                kept[name] = _like(value, parameters[index])
-    state.optimiser.load_state_dict(tree["optimiser"])
-    if state.scaler and tree["scaler"]:
-        state.scaler.load_state_dict(tree["scaler"])
-    state.done = tree["step"]
-    state.losses[: state.done] = tree["losses"]
-
-# %% ../nbs/13_training.ipynb #f5747612
-def _configuration(model, path, source, **settings) -> dict[str, object]:
-    """All that a run's numbers depend on, as JSON holds it, by readable names."""
-    shapes = {
-        f"the shape of {name}": [*tensor.shape]
-        for name, tensor in model.state_dict().items()
-    }
-    plain = {
-        name: "a function" if callable(value) else value
-        for name, value in settings.items()
-    }
-    return {
-        "path": re.sub(r" at 0x\w+", "", repr(path)),
-        "points": [source.count, *source.shape],
-        "data": source.fingerprint(),
-        **plain,
-        **shapes,
-    }
-
-
-def _require_same(theirs: dict, ours: dict, place: Path) -> None:
-    names = dict.fromkeys([*ours, *theirs])
-    differing = [n for n in names if theirs.get(n) != ours.get(n)]
-    if differing:
-        listed = "; ".join(
-            f"{name}: {theirs.get(name)} there, {ours.get(name)} here"
-            for name in differing[:5]
-        )
-        raise ValueError(
-            f"{place} is of another run ({listed}): give the same settings, or another "
-            "checkpoint_dir"
-        )
-
-# %% ../nbs/13_training.ipynb #dc51d0f6
-def _agreed(accelerator, value):
-    """The first process's value, in all of them."""
-    from accelerate.utils import broadcast_object_list
-
-    return broadcast_object_list([value])[0]
-
-
-@torch.no_grad()
-def _share_first_weights(accelerator, model: nn.Module, device: torch.device) -> None:
-    """Give all processes the first one's, as DDP would, and FSDP need not."""
-    from accelerate.utils import broadcast
-
-    if accelerator.num_processes > 1:
-        for tensor in model.state_dict().values():
-            tensor.copy_(broadcast(tensor.to(device)))
-
-
-def _found(accelerator, folder) -> tuple[Path, dict] | None:
-    """The latest complete checkpoint, chosen by the first process and read by all."""
-    if folder is None:
-        return None
-    first = accelerator.is_main_process
-    found = latest_checkpoint(folder) if first else None
-    path = _agreed(accelerator, found and found[0])
-    return found if first or path is None else (path, load_checkpoint(path))
-
-
-def _require_finite_weights(model: nn.Module, done: int, kept: str) -> None:
-    """A loss can be finite where its gradient was not."""
-    local = (getattr(p, "_local_tensor", p) for p in model.parameters())
-    if not torch.stack([torch.isfinite(p.detach()).all() for p in local]).all():
-        raise FloatingPointError(
-            f"the weights after step {done - 1} are not finite: training has stopped. "
-            f"{kept}A smaller lr, or clip, may cure it."
-        )
-
-# %% ../nbs/13_training.ipynb #193c9a49
-def _steps(
-    net, path, source, state, optimiser, accelerator, *, seeds, batch_size, times,
-    lr, clip, loss,
-) -> Iterator[Tensor]:  # fmt: skip
-    """Take one step after the other, from `state.done` on, and yield its loss."""
-    rank, ranks = accelerator.process_index, accelerator.num_processes
-    share = batch_size // ranks
-    mine = slice(rank * share, (rank + 1) * share)
-    weight, layers = trained_weight(state.model), _layer_generator(state.model)
-    like = weight.new_empty(()).expand(batch_size, *source.shape)
-    first, last = path.t_span
-    drawn = {"first": state.done, "device": source.device}
-    for rows in batch_rows(source.count, batch_size, seeds[1], **drawn):
-        step = state.done
-        t, x0 = draw_step(seeds[0], step, like, times)
-        layers.manual_seed((seeds[0] + step + 2**31 + rank * 2**24) % 2**32)
-        x1, y = source.fetch(rows[mine])
-        for group in optimiser.param_groups:
-            group["lr"] = lr(step)
-        field = net if y is None else partial(net, y=y)
-        value = loss(field, path, x1, t=first + (last - first) * t[mine], x0=x0[mine])
-        optimiser.zero_grad()
-        accelerator.backward(value)
-        if clip is not None:
-            accelerator.clip_grad_norm_(net.parameters(), clip)
-        optimiser.step()
-        yield value.detach()
-
-# %% ../nbs/13_training.ipynb #21101507
-def _layer_generator(model: nn.Module) -> Generator:
-    """torch's own generator, which layers like dropout draw from."""
-    device = trained_weight(model).device
-    if device.type != "cuda":
-        return torch.default_generator
-    index = torch.cuda.current_device() if device.index is None else device.index
-    return torch.cuda.default_generators[index]
-
-
-@contextmanager
-def _lent(generator: Generator):
-    """Let the block seed a generator that isn't ours, and give it back as it was."""
-    before = generator.get_state()
-    try:
-        yield
-    finally:
-        generator.set_state(before)
-
-# %% ../nbs/13_training.ipynb #498f7f23
-def _agree_to_stop(accelerator, received: list[int], seconds: float) -> int:
-    """Let all processes stop if one was asked to; return when to look again, in steps.
-
-    Many processes look about once a second, so that none is killed while it waits.
-    """
-    ranks = accelerator.num_processes
-    if ranks == 1:
-        return 50
-    asked = [signal.SIGINT in received, signal.SIGTERM in received, seconds]
-    asked = torch.tensor(asked, dtype=torch.float32, device=accelerator.device)
-    interrupted, terminated, total = accelerator.reduce(asked).tolist()
-    if not received and (interrupted or terminated):
-        received.append(signal.SIGTERM if terminated else signal.SIGINT)
-    return max(1, min(50, int(ranks / total)))
-
-
-def _look(accelerator, state: _State, first: int, kept: str) -> float:
-    """Average the losses since step `first` over the processes; refuse, or return."""
-    block = accelerator.reduce(state.losses[first : state.done], "mean")
-    state.losses[first : state.done] = block
-    require_finite_losses(block, first, kept)
-    return state.losses[max(0, state.done - 50) : state.done].mean().item()
-
-# %% ../nbs/13_training.ipynb #54540021
-def _follow(
-    taken, state, accelerator, received, keeper, bar, *, every, ema, floor, batch_size
-) -> None:
-    """Let the steps be taken; average, look, save; leave early if asked to stop."""
-    steps = len(state.losses)
-    begun, first, looked, pace = time.perf_counter(), state.done, state.done, 50
-    alone = accelerator.num_processes == 1
-    weights, averages = [*state.model.parameters()], [*state.averages.values()]
-    for loss in itertools.islice(taken, steps - state.done):
-        rate = ema_rate(ema, state.done) if state.done else 0.0  # the first is a copy
-        get_ema_multi_avg_fn(rate)(averages, weights, state.done)
-        state.losses[state.done] = loss
+def _watched(
+    state: RunState, accelerator, keeper: Keeper, received: list[int], bar, *,
+    every: int, floor: float | None, batch_size: int,
+) -> Iterator[int]:  # fmt: skip
+    """Yield the number of each step; look after some, save, end early if asked to."""
+    steps, first, looked, pace = len(state.losses), state.done, state.done, 50
+    begun = time.perf_counter()
+    while state.done < steps:
+        yield state.done
         state.done += 1
         bar.update()
         due = state.done % every == 0 or state.done == steps
-        if not (due or state.done == looked + pace or (alone and received)):
+        asked = received and accelerator.num_processes == 1
+        if not (due or asked or state.done == looked + pace):
             continue
-        recent = _look(accelerator, state, looked, keeper.kept())
+        block = accelerator.reduce(state.losses[looked : state.done], "mean")
+        state.losses[looked : state.done] = block
+        require_finite_losses(block, looked, keeper.kept())
+        recent = state.losses[max(0, state.done - 50) : state.done].mean().item()
         seconds = (time.perf_counter() - begun) / (state.done - first)
-        bar.set_postfix(_postfix(recent, floor, batch_size / seconds), refresh=False)
-        looked, pace = state.done, _agree_to_stop(accelerator, received, seconds)
+        said = {"loss": f"{recent:.4g}", "samples/s": f"{batch_size / seconds:,.0f}"}
+        if floor is not None:
+            said["excess"] = f"{recent - floor:.3g}"
+        bar.set_postfix(said, refresh=False)
+        looked, pace = state.done, agree_to_stop(accelerator, received, seconds)
         if due or received:
             keeper.save(state)
         if received:
@@ -445,54 +186,6 @@ def _require_settings(steps, ema, lr, clip, every) -> None:
         raise ValueError(f"expected an integer checkpoint_every >= 1, got {every}")
 
 # %% ../nbs/13_training.ipynb #dbb53d84
-@dataclass(frozen=True)
-class _Keeper:
-    """Where a run's checkpoints are, if anywhere, and of which configuration."""
-
-    folder: str | Path | None
-    config: dict
-    main: bool  # whether this process writes
-
-    def kept(self) -> str:
-        """What to say of them when training stops."""
-        steps = [] if self.folder is None else [*checkpoints(self.folder)]
-        return f"The checkpoint of step {steps[-1]} is kept. " if steps else ""
-
-    def save(self, state: _State) -> None:
-        """Write a checkpoint, unless a weight is not finite."""
-        if self.folder is None:
-            return
-        _require_finite_weights(state.model, state.done, self.kept())
-        tree = {"config": self.config, **_to_tree(state)}  # takes all the processes
-        if self.main:
-            save_checkpoint(self.folder, state.done, tree)
-
-    def resume(self, state: _State, found: tuple[Path, dict]) -> None:
-        """Go to where a checkpoint was, if it is of the same configuration."""
-        path, tree = found
-        _require_same(tree["config"], self.config, path)
-        if tree["step"] > len(state.losses):
-            raise ValueError(f"{path} is past the {len(state.losses)} steps asked for")
-        _from_tree(state, tree)
-
-# %% ../nbs/13_training.ipynb #8a368e3c
-def _prepared(accelerator, model, device, steps, compile):
-    """The state before the first step; net and optimiser, as accelerate has them."""
-    _share_first_weights(accelerator, model, device)
-    average = copy.deepcopy(model).eval().requires_grad_(False).to(device)
-    net, optimiser = accelerator.prepare(
-        _Net(model), torch.optim.Adam(model.parameters())
-    )
-    averages = dict(average.named_parameters())
-    for name, weight in model.named_parameters():
-        if hasattr(weight, "full_tensor"):  # FSDP: an average of this process's part
-            averages[name] = weight.detach().clone()
-    losses = torch.zeros(steps, dtype=trained_weight(model).dtype, device=device)
-    raw, scaler = optimiser.optimizer, accelerator.scaler
-    state = _State(model, average, averages, raw, scaler, losses)
-    return state, torch.compile(net) if compile else net, optimiser
-
-# %% ../nbs/13_training.ipynb #a553d476
 def train(
     model: nn.Module,
     path,
@@ -537,40 +230,67 @@ def train(
     """
     _require_settings(steps, ema, lr, clip, checkpoint_every)
     weight, quantile = trained_weight(model), time_quantile(times)
+    rate = lr if callable(lr) else lambda step: lr
     floor = floor.value if isinstance(floor, Floor) else floor
-    with _accelerator(weight, precision) as accelerator:
-        alone = accelerator.num_processes == 1
-        device = weight.device if alone else accelerator.device
-        source = training_data(data, torch.empty(0, dtype=weight.dtype, device=device))
-        require_batch(batch_size, source.count, accelerator.num_processes)
-        found = _found(accelerator, checkpoint_dir)
+    in_precision = partial(choose_precision, precision, weight.dtype)
+    with borrow_accelerator(weight.device, in_precision) as (accelerator, device):
+        rank, ranks = accelerator.process_index, accelerator.num_processes
+        like = torch.empty((), dtype=weight.dtype, device=device)
+        source = training_data(data, like)
+        require_batch(batch_size, source.count, ranks)
+        found = latest_for_all(accelerator, checkpoint_dir)
         renewed = found is None or generator is not None
         seeds = draw_seeds(generator) if renewed else found[1]["config"]["seeds"]
-        seeds = _agreed(accelerator, seeds)
-        config = {} if checkpoint_dir is None else _configuration(
-            model, path, source, seeds=[*seeds], batch_size=batch_size, lr=lr, ema=ema,
-            loss=loss.__name__, times=times, clip=clip,
-            precision=accelerator.mixed_precision,
-        )  # fmt: skip
-        keeper = _Keeper(checkpoint_dir, config, accelerator.is_main_process)
-        state, net, optimiser = _prepared(accelerator, model, device, steps, compile)
+        seeds = agreed(seeds)
+        config = {} if checkpoint_dir is None else configuration(model, path, {
+            "points": [source.count, *source.shape], "data": source.fingerprint(),
+            "seeds": [*seeds], "batch_size": batch_size, "lr": lr, "ema": ema,
+            "loss": getattr(loss, "__name__", loss), "times": times, "clip": clip,
+            "precision": accelerator.mixed_precision,
+        })  # fmt: skip
+        keeper = Keeper(checkpoint_dir, config, accelerator.is_main_process)
+
+        average = copy.deepcopy(model).eval().requires_grad_(False).to(device)
+        adam = torch.optim.Adam(model.parameters())
+        net, optimiser = prepare(accelerator, model, adam)
+        losses, scaler = like.new_zeros(steps), accelerator.scaler
+        state = RunState(model, average, optimiser.optimizer, losses, scaler)
         if found is not None:
             keeper.resume(state, found)
-        taken = _steps(
-            net, path, source, state, optimiser, accelerator,
-            seeds=seeds, batch_size=batch_size, times=quantile, clip=clip, loss=loss,
-            lr=lr if callable(lr) else lambda step: lr,
-        )  # fmt: skip
         model.train()
-        bar = progress_bar(
-            steps, done=state.done, shown=progress and accelerator.is_main_process
-        )
-        stoppable = nullcontext([]) if checkpoint_dir is None else hold_signals()
-        with _lent(_layer_generator(model)), stoppable as received, bar:
-            _follow(
-                taken, state, accelerator, received, keeper, bar,
-                every=checkpoint_every, ema=ema, floor=floor, batch_size=batch_size,
+        net = torch.compile(net) if compile else net
+        weights, averages = [*model.parameters()], [*state.averages.values()]
+
+        share = batch_size // ranks
+        mine = slice(rank * share, (rank + 1) * share)
+        whole = like.expand(batch_size, *source.shape)
+        start, end = path.t_span
+        stop = nullcontext([]) if checkpoint_dir is None else hold_signals()
+        bar = progress_bar(steps, done=state.done, shown=progress and keeper.writes)
+        with borrow_layer_generator(device) as layers, stop as received, bar:
+            watched = _watched(
+                state, accelerator, keeper, received, bar,
+                every=checkpoint_every, floor=floor, batch_size=batch_size,
             )  # fmt: skip
-        _require_finite_weights(model, state.done, keeper.kept())
+            place = {"first": state.done, "device": source.device}
+            deals = batch_rows(source.count, batch_size, seeds[1], **place)
+            for step, rows in zip(watched, deals, strict=False):
+                t, x0 = draw_step(seeds[0], step, whole, quantile)
+                layers.manual_seed((seeds[0] + step + 2**31 + rank * 2**24) % 2**32)
+                x1, y = source.fetch(rows[mine])
+                field = net if y is None else partial(net, y=y)
+                t, x0 = start + (end - start) * t[mine], x0[mine]
+                for group in optimiser.param_groups:
+                    group["lr"] = rate(step)
+                value = loss(field, path, x1, t=t, x0=x0)
+                optimiser.zero_grad()
+                accelerator.backward(value)
+                if clip is not None:
+                    accelerator.clip_grad_norm_(net.parameters(), clip)
+                optimiser.step()
+                remembered = ema_rate(ema, step) if step else 0.0  # the first is a copy
+                get_ema_multi_avg_fn(remembered)(averages, weights, step)
+                state.losses[step] = value.detach()
+        keeper.require_finite(state)
         accelerator.wait_for_everyone()  # until the last checkpoint is written
     return TrainingRun(model, state.gather(), state.losses, floor)

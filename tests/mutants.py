@@ -308,6 +308,8 @@ def examine(
         reach[run] = functions_called(run, module.__file__)
         seconds[run] = time.perf_counter() - start
     tests.sort(key=seconds.__getitem__)
+    if not survives(tests):  # a test that fails when run again would kill every mutant
+        raise RuntimeError(f"{tests_name} fails the second time, without a change")
     dead, survivors, excused = 0, [], set()
     for mutant in mutants(module_name, Path(module.__file__).read_text()):
         key = (module_name, mutant.function, mutant.change)

@@ -94,3 +94,17 @@ def test_validations_and_messages_are_left_alone():
     """Catches mutants of what only refuses: they belong to the bad-input tests."""
     changes = [m.change for m in mutants.mutants("m", SOURCE)]
     assert not any("x - 1" in c or "0 - 1" in c for c in changes)
+
+
+def test_a_test_that_fails_when_run_again_is_refused(line):
+    """Catches a test that leaves something behind, and so would kill every mutant."""
+    runs = []
+
+    def test_once():
+        from line_under_test import Line
+
+        runs.append(Line(3.0, 5.0).at(2.0))
+        assert len(runs) == 1
+
+    with pytest.raises(RuntimeError, match="module_of_tests fails the second time"):
+        mutants.examine(line, module_with(test_once), {})

@@ -1,4 +1,7 @@
-"""Chapter 13b: several processes take the same steps as one (gloo, on CPUs)."""
+"""The laboratory, a8: one decision, no trace; and chapter 13b, two processes for one.
+
+The first half plays the other processes; the second starts them (gloo, on CPUs).
+"""
 
 import json
 import os
@@ -10,11 +13,277 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from book.settings import ROOT
 from flowbook.checkpoints import checkpoints, load_checkpoint
+from flowbook.processes import (
+    agree_to_stop,
+    agreed,
+    borrow_accelerator,
+    borrow_layer_generator,
+    part_like,
+    prepare,
+    sharded,
+    whole,
+)
 
-pytestmark = pytest.mark.slow
+CPU = torch.device("cpu")
+F64 = torch.float64
+
+
+class Others:
+    """Stands in for accelerate: the sum of what the other processes say is known."""
+
+    device = "cpu"
+
+    def __init__(self, ranks, *said):
+        self.num_processes, self.said = ranks, torch.tensor(said)
+
+    def reduce(self, tensor):
+        assert tensor.dtype == torch.float32
+        return tensor + self.said
+
+    def prepare(self, *what):
+        return what
+
+
+@pytest.mark.parametrize(
+    ("others", "seconds", "pace"),
+    [
+        (Others(1), 0.5, 50),  # alone: nobody is asked
+        (Others(2, 0.0, 0.0, 0.04), 0.02, 33),
+        (Others(4, 0.0, 0.0, 0.25), 0.5, 5),
+        (Others(2, 0.0, 0.0, 9.0), 9.0, 1),
+        (Others(2, 0.0, 0.0, 1e-4), 1e-4, 50),
+    ],
+)
+def test_when_to_look_again(others, seconds, pace):
+    """Catches: the sum for the mean, seconds for steps, a pace of 0 or of hours."""
+    received = []
+    assert agree_to_stop(others, received, seconds) == pace
+    assert received == []
+
+
+@pytest.mark.parametrize(
+    ("here", "interrupted", "terminated", "found"),
+    [
+        ([], 0.0, 0.0, []),
+        ([], 1.0, 0.0, [signal.SIGINT]),
+        ([], 0.0, 2.0, [signal.SIGTERM]),
+        ([], 1.0, 1.0, [signal.SIGTERM]),
+        ([signal.SIGINT], 0.0, 1.0, [signal.SIGINT]),
+    ],
+)
+def test_one_is_asked_and_all_know(here, interrupted, terminated, found):
+    """Catches: a signal that stays where it came, or turns into the other one."""
+    agree_to_stop(Others(3, interrupted, terminated, 0.1), here, 0.1)
+    assert here == found
+
+
+def test_what_is_told_to_the_others():
+    """Catches: SIGINT told as SIGTERM, a time that is left out."""
+    heard = []
+
+    class Listens(Others):
+        def reduce(self, tensor):
+            heard.append(tensor.tolist())
+            return super().reduce(tensor)
+
+    for received in ([], [signal.SIGINT], [signal.SIGTERM]):
+        agree_to_stop(Listens(2, 0.0, 0.0, 0.5), received, 0.25)
+    assert heard == [[0, 0, 0.25], [1, 0, 0.25], [0, 1, 0.25]]
+
+
+def fresh() -> None:
+    """What an earlier test, or a mutant of it, left behind is not this one's fault."""
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(True)
+
+
+def states() -> list[dict]:
+    from accelerate.state import AcceleratorState, PartialState
+
+    return [dict(s._shared_state) for s in (AcceleratorState, PartialState)]
+
+
+def test_accelerate_is_left_as_it_was():
+    """Catches: a second precision that is refused; the caller's Accelerator spoilt."""
+    from accelerate import Accelerator
+
+    fresh()
+    for precision in ("no", "bf16"):
+        with borrow_accelerator(CPU, lambda device, p=precision: p) as (ours, device):
+            assert ours.mixed_precision == precision and device is CPU
+        assert states() == [{}, {}]
+    theirs = Accelerator(mixed_precision="bf16", cpu=True)
+    try:
+        before = states()
+        with pytest.raises(ZeroDivisionError), borrow_accelerator(CPU, lambda d: "no"):
+            raise ZeroDivisionError
+        assert states() == before and theirs.mixed_precision == "bf16"
+    finally:
+        fresh()
+
+
+def test_a_precision_that_there_is_not():
+    """Catches: accelerate's state lost with its refusal."""
+    fresh()
+    with (
+        pytest.raises(ValueError, match="half"),
+        borrow_accelerator(CPU, lambda d: "half"),
+    ):
+        pass
+    assert states() == [{}, {}]
+
+
+@pytest.mark.parametrize(
+    ("world", "gpu", "asked", "given", "cpu"),
+    [
+        ("1", True, "cpu", "cpu", True),
+        ("1", True, "meta", "meta", False),
+        ("2", True, "cpu", "cuda", False),
+        ("2", False, "meta", "cpu", True),
+    ],
+)
+def test_where_a_process_works(world, gpu, asked, given, cpu):
+    """Catches: several processes on one device; one that leaves its model's."""
+    import accelerate
+
+    seen = {}
+
+    class Notes:
+        device = "its own"
+
+        def __init__(self, **options):
+            seen.update(options)
+            self.num_processes = int(world)
+
+    def choose(device):
+        seen["device"] = device
+        return "no"
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(accelerate, "Accelerator", Notes)
+        patch.setattr(torch.cuda, "is_available", lambda: gpu)
+        patch.setenv("WORLD_SIZE", world)
+        with borrow_accelerator(torch.device(asked), choose) as (_, device):
+            assert device == (torch.device(asked) if world == "1" else "its own")
+    assert seen["device"] == torch.device(given)
+    assert seen["cpu"] is cpu and seen["device_placement"] is (world == "2")
+
+
+class Labelled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.full((), 2.0))
+        self.register_buffer("shift", torch.full((3,), 5.0))
+
+    def forward(self, x, t, y):
+        return self.scale * x - t[:, None] + y
+
+
+def test_a_model_is_wrapped():
+    """Catches: x for t, a condition dropped, attributes that accelerate adds."""
+    model = Labelled()
+    before = set(vars(model)), model.forward
+    x, t, y = torch.ones(5, 3), torch.arange(5.0), torch.tensor(0.5)
+    adam = torch.optim.Adam(model.parameters())
+    with borrow_accelerator(CPU, lambda device: "bf16") as (accelerator, _):
+        net, optimiser = prepare(accelerator, model, adam)
+        assert torch.equal(net(x, t, y=y), 2.5 - t[:, None].expand(5, 3))
+    assert optimiser.optimizer is adam
+    assert (set(vars(model)), model.forward) == before
+
+
+def test_all_begin_with_the_first_process_s_weights():
+    """Catches: a process that trains its own weights, or has its own buffers."""
+    import accelerate.utils
+
+    asked, model = [], Labelled()
+
+    def broadcast(tensor):
+        asked.append(tensor.shape)
+        return torch.full_like(tensor, 7.0)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(accelerate.utils, "broadcast", broadcast)
+        net, adam = prepare(Others(1), model, "adam")
+        assert not asked and model.scale == 2
+        net, adam = prepare(Others(2), model, "adam")
+    assert net.model is model and adam == "adam"
+    assert asked == [(), (3,)] and model.scale == 7 and (model.shift == 7).all()
+
+
+def test_the_first_process_s_value():
+    """Catches: a value of one's own; a list instead of what is in it."""
+    import accelerate.utils
+
+    with borrow_accelerator(CPU, lambda device: "no"):
+        assert agreed((3, "x")) == (3, "x")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(accelerate.utils, "broadcast_object_list", lambda v: [v[0] + 1])
+        assert agreed(3) == 4
+
+
+def test_a_generator_is_given_back():
+    """Catches: dropout's randomness left where a run's last step was."""
+    before = torch.get_rng_state()
+    with pytest.raises(ZeroDivisionError), borrow_layer_generator(CPU) as g:
+        g.manual_seed(3)
+        first = torch.rand(2)
+        assert torch.equal(first, torch.rand(2, generator=seeded(3)))
+        raise ZeroDivisionError
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def seeded(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_the_generator_of_a_gpu():
+    """Catches: the CPU's, or another GPU's."""
+    generators = tuple(torch.Generator() for _ in range(3))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cuda, "default_generators", generators)
+        patch.setattr(torch.cuda, "current_device", lambda: 1)
+        for name, index in (("cuda:0", 0), ("cuda", 1), ("cuda:2", 2)):
+            with borrow_layer_generator(torch.device(name)) as g:
+                assert g is generators[index]
+
+
+def test_parts_of_a_whole():
+    """Catches: a sharded weight that is saved as its part, or filled from another's."""
+    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+
+    store = torch.distributed.HashStore()
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        mesh = torch.distributed.init_device_mesh("cpu", (1,))
+        points = torch.randn(5, 3, generator=seeded(2), dtype=F64)
+        for placement in (Shard(1), Replicate()):
+            target = distribute_tensor(torch.zeros(5, 3, dtype=F64), mesh, [placement])
+            part = part_like(points, target)
+            assert sharded(part) and part.placements == (placement,)
+            assert torch.equal(whole(part), points)
+            found = whole({"a": [part, 3], "b": (1, 2)})
+            assert torch.equal(found["a"][0], points) and not sharded(found["a"][0])
+            assert found["a"][1] == 3 and found["b"] == (1, 2)
+    finally:
+        torch.distributed.destroy_process_group()
+    assert part_like(points, points) is points and whole(points) is points
+
+
+def test_a_part_of_another_shape():
+    """Catches: a row that is broadcast over a whole weight."""
+    with pytest.raises(ValueError, match=r"of shape \(5, 3\), got \(3,\)"):
+        part_like(torch.zeros(3), torch.zeros(5, 3))
+
+
+# --- two processes -------------------------------------------------------------------
+
+slow = pytest.mark.slow
 
 SCRIPT = """
 import json, os, sys, torch
@@ -88,6 +357,7 @@ def furthest(a: dict, b: dict) -> float:
     return max(gaps)
 
 
+@slow
 def test_two_take_the_steps_of_one(tmp_path):
     """Catches: noise or order of a process's own, gradients summed, a point twice."""
     one = trained(1, tmp_path / "one", 30, 8, "float64")
@@ -105,6 +375,7 @@ def test_two_take_the_steps_of_one(tmp_path):
     assert furthest(resumed, whole) < 1e-12
 
 
+@slow
 def test_in_single_precision(tmp_path):
     """Catches: shares that are rounded to less than their own dtype.
 
@@ -118,6 +389,7 @@ def test_in_single_precision(tmp_path):
     assert furthest(one, two) < 1e-2 * 10 * (16 * 2**-24 + 0.01)
 
 
+@slow
 def test_the_first_process_decides(tmp_path):
     """Catches: processes with generators of their own that draw apart."""
     one = trained(1, tmp_path / "one", 8, 8, "float64", 5)
@@ -125,6 +397,7 @@ def test_the_first_process_decides(tmp_path):
     assert furthest(one, two) < 1e-12
 
 
+@slow
 def test_a_batch_that_cannot_be_shared(tmp_path):
     """Catches: unequal shares, which weigh some points more."""
     line = command(2, tmp_path / "odd", 3, 7, "float64")
@@ -133,6 +406,7 @@ def test_a_batch_that_cannot_be_shared(tmp_path):
     assert "must be divisible by their number, 2, got 7" in done.stderr
 
 
+@slow
 def test_all_stop_at_one_step(tmp_path):
     """Catches: one process that stops while the other waits for it for ever."""
     place = tmp_path / "asked"
@@ -152,6 +426,7 @@ def test_all_stop_at_one_step(tmp_path):
     assert furthest(stopped, whole) < 1e-10
 
 
+@slow
 def test_sharded_weights(tmp_path):
     """Catches: checkpoints of parts, averages of parts that are never put together.
 

@@ -1,11 +1,15 @@
 """Chapter 13: the training loop."""
 
 import contextlib
+import functools
 import io
+import itertools
 import math
 import os
 import signal
 import tempfile
+import time
+import types
 from pathlib import Path
 
 import pytest
@@ -19,6 +23,7 @@ from flowbook.checkpoints import checkpoints, load_checkpoint
 from flowbook.draws import draw_seeds, draw_step
 from flowbook.losses import Floor, cfm_loss
 from flowbook.networks import MLP
+from flowbook.resume import RunState
 from flowbook.schedules import CosinePath, CustomPath, OTPath, VPPath
 from flowbook.training import (
     choose_precision,
@@ -278,6 +283,7 @@ def test_precisions_one_after_the_other():
     """Catches: accelerate's state of the first run in the second; a changed model."""
     from accelerate.state import AcceleratorState, PartialState
 
+    AcceleratorState._reset_state(True)
     model = network().float()
     before = set(vars(model))
     exact = short_run(model=network().float())
@@ -438,9 +444,10 @@ class BreaksBackwards(nn.Module):
         return (BadGradient.apply(self.scale) if self.calls == -1 else self.scale) * x
 
 
-@pytest.mark.parametrize("where", [None, folder()])
-def test_a_last_gradient_that_is_not_finite(where):
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_last_gradient_that_is_not_finite(kept):
     """Catches: NaN weights saved, or returned, since every loss was finite."""
+    where = folder() if kept else None
     options = {"checkpoint_dir": where, "checkpoint_every": 4}
     with pytest.raises(FloatingPointError, match="weights after step 7 are not finite"):
         short_run(model=BreaksBackwards(7), steps=8, **options)
@@ -689,32 +696,165 @@ def test_the_floor():
     assert short_run(floor=0.5).floor == 0.5 and short_run().floor is None
 
 
+class Alone:
+    """Stands in for accelerate: one process, whose sums are its own."""
+
+    num_processes = 1
+
+    def reduce(self, tensor, how):
+        assert how == "mean"
+        return tensor.clone()
+
+
+class Silent:
+    """Stands in for a checkpoint's keeper and for a bar, and notes what they get."""
+
+    def __init__(self):
+        self.saved, self.said, self.moved = [], [], 0
+
+    def kept(self):
+        return ""
+
+    def save(self, state):
+        self.saved.append(state.done)
+
+    def set_postfix(self, said, refresh):
+        self.said.append(said)
+
+    def update(self):
+        self.moved += 1
+
+
+def watched(steps, *, done=0, received=(), asked_at=None, floor=None, every=1000):
+    """The steps that are yielded, one a second, and what keeper and bar were told."""
+    state = RunState(network(), network(), None, torch.zeros(steps), done=done)
+    notes, received, taken = Silent(), [*received], []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(time, "perf_counter", lambda: 3.0 + state.done)
+        told = {"every": every, "floor": floor, "batch_size": 12_345}
+        for step in training._watched(state, Alone(), notes, received, notes, **told):
+            taken.append(step)
+            state.losses[step] = step
+            if step == asked_at:
+                received.append(signal.SIGTERM)
+    assert notes.moved == len(taken)
+    return taken, notes
+
+
 def test_what_the_bar_says():
-    """Catches: floor minus loss, seconds for samples."""
-    said = training._postfix(2.0, 0.5, 12345.6)
-    assert said == {"loss": "2", "excess": "1.5", "samples/s": "12,346"}
-    assert "excess" not in training._postfix(2.0, None, 1.0)
+    """Catches: floor minus loss, seconds for samples, the steps of an earlier start."""
+    taken, notes = watched(120, done=4, floor=0.5)
+    assert taken == [*range(4, 120)]
+    assert [said["loss"] for said in notes.said] == ["28.5", "78.5", "94.5"]
+    assert [said["excess"] for said in notes.said] == ["28", "78", "94"]
+    assert {said["samples/s"] for said in notes.said} == {"12,345"}
+    assert "excess" not in watched(3)[1].said[0]
     with progress_bar(9, done=4, shown=False) as bar:
         assert (bar.total, bar.n) == (9, 4)
 
 
-def test_parts_of_a_whole():
-    """Catches: a sharded weight that is saved as its part, or filled from another's."""
-    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+def test_when_it_looks_and_saves():
+    """Catches: a look at each step, none before a save, a request that is put off."""
+    assert watched(120, every=40)[1].saved == [40, 80, 120]
+    assert len(watched(120, every=40)[1].said) == 3
+    assert len(watched(120)[1].said) == 3  # after 50, 100 and 120
+    taken, notes = watched(120, every=40, asked_at=46)
+    assert taken == [*range(47)] and notes.saved == [40, 47]
+    assert watched(5, done=5)[0] == []
 
-    store = torch.distributed.HashStore()
-    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
-    try:
-        mesh = torch.distributed.init_device_mesh("cpu", (1,))
-        whole = points(5)
-        for placement in (Shard(1), Replicate()):
-            target = distribute_tensor(torch.zeros(5, 3, dtype=F64), mesh, [placement])
-            part = training._like(whole, target)
-            assert part.placements == (placement,)
-            assert torch.equal(training._whole(part), whole)
-            found = training._whole_tree({"a": [part, 3], "b": (1, 2)})
-            assert torch.equal(found["a"][0], whole)
-            assert found["a"][1] == 3 and found["b"] == (1, 2)
-    finally:
-        torch.distributed.destroy_process_group()
-    assert training._like(whole, whole) is whole
+
+def test_several_look_together():
+    """Catches: one process that leaves alone; losses of one's share; a fixed pace."""
+    state = RunState(network(), network(), None, torch.zeros(9))
+    notes, received, calls = Silent(), [], itertools.count()
+
+    class Two(Alone):
+        num_processes, device = 2, "cpu"
+
+        def reduce(self, tensor, how="sum"):
+            if how == "mean":
+                return tensor + 1
+            stops = next(calls) == 1  # the other process, when they look again
+            return tensor + torch.tensor([0, stops, 0.5])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(time, "perf_counter", lambda: state.done / 2)
+        patch.setattr(training, "agree_to_stop", slower(training.agree_to_stop))
+        told = {"every": 4, "floor": None, "batch_size": 8}
+        taken = [*training._watched(state, Two(), notes, received, notes, **told)]
+    assert taken == [*range(6)] and notes.saved == [4, 6]
+    assert received == [signal.SIGTERM]
+    assert state.losses.tolist() == [1.0] * 6 + [0.0] * 3
+
+
+def slower(agree):
+    """Asked after a step of half a second, two processes look again after two."""
+
+    def checked(accelerator, received, seconds):
+        assert seconds == 0.5
+        pace = agree(accelerator, received, seconds)
+        assert pace == 2
+        return pace
+
+    return checked
+
+
+def test_a_loss_without_a_name():
+    """Catches: a loss made by functools.partial that stops a run with a folder."""
+
+    def times_n(field, path, x1, *, t, x0, n):
+        return n * cfm_loss(field, path, x1, t=t, x0=x0)
+
+    where, doubled = folder(), functools.partial(times_n, n=2)
+    short_run(loss=doubled, checkpoint_dir=where)
+    tree = load_checkpoint(where / "step-00000006.safetensors")
+    assert tree["config"]["loss"] == "a function"
+
+
+def test_a_span_that_begins_later():
+    """Catches: times that end outside, since all paths begin at 0."""
+    seen = []
+
+    def watching(field, path, x1, *, t, x0):
+        seen.append(t)
+        return cfm_loss(field, OTPath(), x1, t=t, x0=x0)
+
+    short_run(path=types.SimpleNamespace(t_span=(0.25, 0.75)), loss=watching)
+    times = [drawn(draw_seeds(seeded(3)), k, points(), 4)[1] for k in range(6)]
+    assert_close(torch.stack(seen), 0.25 + 0.5 * torch.stack(times))
+
+
+def test_the_second_of_three_processes():
+    """Catches: rows of another share, or two; layers seeded alike in all processes."""
+    borrowed, seen = training.borrow_accelerator, []
+
+    class SecondOfThree:
+        process_index, num_processes, is_main_process = 1, 3, False
+
+        def __init__(self, accelerator):
+            self.accelerator = accelerator
+
+        def __getattr__(self, name):
+            return getattr(self.accelerator, name)
+
+        def reduce(self, tensor, how="sum"):
+            return tensor
+
+    @contextlib.contextmanager
+    def second(*given):
+        with borrowed(*given) as (accelerator, device):
+            yield SecondOfThree(accelerator), device
+
+    def watching(field, path, x1, *, t, x0):
+        seen.append((torch.initial_seed(), x1, t, x0))
+        return cfm_loss(field, path, x1, t=t, x0=x0)
+
+    seeds = draw_seeds(seeded(1))
+    assert seeds[0] > 2**31  # so that the layers' seeds go round
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "borrow_accelerator", second)
+        short_run(1, steps=3, batch_size=6, loss=watching)
+    for step, (seed, *found) in enumerate(seen):
+        assert seed == (seeds[0] + step + 2**31 + 2**24) % 2**32
+        for part, whole in zip(found, drawn(seeds, step, points(), 6), strict=True):
+            assert torch.equal(part, whole[2:4])
