@@ -26,11 +26,12 @@ def pack(tree, name: str = "") -> tuple[object, dict[str, Tensor]]:
     """Split a tree into what JSON can hold and its tensors, by name: (plain, tensors).
 
     A tree is a tensor, None, bool, number, string, or a dict, list or tuple of trees;
-    the tensor at tree["a"][0] is named "a.0". Raises TypeError for anything else,
+    a dict's keys are strings, numbers or None. The tensor at tree["a"][0] is named
+    "a.0". Raises TypeError for anything else, sparse and complex128 tensors too, and
     ValueError where two tensors would have one name.
     """
     if isinstance(tree, Tensor):
-        return {"$tensor": name}, {name: tree}
+        return {"$tensor": name}, {name: _require_storable(tree, name)}
     if tree is None or isinstance(tree, (bool, int, float, str)):
         return tree, {}
     if not isinstance(tree, (Mapping, list, tuple)):
@@ -38,12 +39,25 @@ def pack(tree, name: str = "") -> tuple[object, dict[str, Tensor]]:
     pairs = tree.items() if isinstance(tree, Mapping) else enumerate(tree)
     plain, tensors = [], {}
     for key, branch in pairs:
+        if not isinstance(key, (str, int, float)) and key is not None:
+            raise TypeError(f"a checkpoint can't hold the key {key!r}, in {name!r}")
         part, found = pack(branch, f"{name}.{key}" if name else str(key))
         if taken := tensors.keys() & found.keys():
             raise ValueError(f"two tensors of a checkpoint have the name {min(taken)}")
         plain.append((key, part))
         tensors |= found
     return _container(tree, plain), tensors
+
+
+def _require_storable(tensor: Tensor, name: str) -> Tensor:
+    """Refuse a tensor that safetensors has no place for, before anything is written."""
+    kind = f"a tensor of {tensor.dtype}, {tensor.layout}, on {tensor.device}"
+    plain = tensor.layout == torch.strided and not tensor.is_meta
+    if not plain or tensor.dtype == torch.complex128:
+        raise TypeError(f"a checkpoint can't hold {name!r}, {kind}")
+    if name == "__metadata__":  # the header's own
+        raise ValueError(f"a tensor of a checkpoint can't be named {name}")
+    return tensor
 
 
 def _container(tree, pairs: list[tuple]):
@@ -77,7 +91,9 @@ def digest(text: str, tensors: Mapping[str, Tensor]) -> str:
     found = hashlib.sha256(text.encode())
     for name, tensor in sorted(tensors.items()):
         found.update(json.dumps([name, str(tensor.dtype), *tensor.shape]).encode())
-        found.update(tensor.reshape(-1).contiguous().view(torch.uint8).numpy())
+        flat = tensor.reshape(-1).contiguous()
+        flat = flat.as_strided(flat.shape, (1,))  # a single number may have any stride
+        found.update(flat.view(torch.uint8).numpy())
     return found.hexdigest()
 
 # %% ../nbs/a6_checkpoints.ipynb #d7bd6fa8
@@ -131,10 +147,13 @@ def save_checkpoint(
     Of the checkpoints up to this step the last `keep` stay. One process may write to a
     folder at a time: what an earlier one left half-written is removed. Raises OSError
     if it can't be written, and then changes nothing; what `pack` raises; ValueError
-    for keep < 1 or a negative step.
+    unless step >= 0 and keep >= 1 are integers.
     """
-    if step < 0 or keep < 1:
-        raise ValueError(f"expected step >= 0 and keep >= 1, got {step} and {keep}")
+    whole = isinstance(step, int) and isinstance(keep, int)
+    if not whole or step < 0 or keep < 1:
+        raise ValueError(
+            f"expected integers step >= 0 and keep >= 1, got {step} and {keep}"
+        )
     plain, tensors = pack(tree)
     tensors = {
         n: t.detach().to("cpu", copy=True).contiguous() for n, t in tensors.items()

@@ -7,11 +7,13 @@ __all__ = ['parse', 'load_data', 'make_model', 'main', 'write_results']
 import argparse
 import json
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
@@ -19,44 +21,82 @@ from .checkpoints import write_atomically
 from .networks import MLP
 from .schedules import CosinePath, OTPath, VEPath, VPPath
 from .toy import sample_moons
-from .training import train
+from .training import TrainingRun, train
 
 # %% ../nbs/13b_many_devices.ipynb #a9c53038
+def _add_task(add) -> None:
+    """The options that say what is learned, and where the results go."""
+    add("--data", default="moons", help="moons, digits, fashion-mnist, cifar10, or a "
+        ".npy or .safetensors file (tensors x (N, *D) and, if any, labels y (N,))")  # fmt: skip
+    add("--root", type=Path, help="a folder that has fashion-mnist or cifar10 already; "
+        "None: ./data, or a download into it")  # fmt: skip
+    paths = ("ot", "vp", "ve", "cosine")
+    add("--path", choices=paths, default="ot", help="from noise to data")
+    add("--model", choices=("mlp", "unet"), default="mlp", help="the network: an mlp "
+        "takes no labels, a unet wants images (N, C, H, W)")  # fmt: skip
+    add("--width", type=int, help="of its layers; None: the network's own default")
+    add("--dtype", choices=("float32", "float64"), default="float32", help="of weights")
+    add("--out", type=Path, required=True, default=argparse.SUPPRESS,
+        help="a folder for results and checkpoints")  # fmt: skip
+
+# %% ../nbs/13b_many_devices.ipynb #b3bf7731
+def _add_training(add) -> None:
+    """The options of `train`."""
+    add("--steps", type=int, default=5000, help="of Adam, in all")
+    add("--batch-size", type=int, default=256, help="of all processes together")
+    add("--lr", type=float, default=1e-3, help="learning rate")
+    add("--ema", type=float, default=0.999, help="decay of the averaged weights")
+    add("--clip", type=float, help="the largest norm of a gradient; None: any")
+    times = ("uniform", "logit-normal", "stratified")
+    add("--times", choices=times, default="uniform", help="how times are drawn")
+    add("--seed", type=int, default=0, help="of weights, order, times and noise")
+    known = ("auto", "no", "bf16", "fp16")
+    add("--precision", choices=known, default="auto", help="auto: by the hardware")
+    add("--compile", action="store_true", help="by torch.compile")
+    add("--checkpoint-every", type=int, default=1000, help="steps")
+    add("--quiet", action="store_true", help="without a progress bar")
+
+
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line of `flowbook-train`."""
     parser = argparse.ArgumentParser(
         prog="flowbook-train",
-        description="Train a velocity field, here or on many GPUs.",
+        description="Train a velocity field, here or, under torchrun, on many devices. "
+        "Started again with the same options, it goes on from the last checkpoint.",
+        epilog="Writes ema.safetensors, losses.npy and checkpoints into the folder OUT.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,  # --step 9 is a slip, not --steps
     )
-    add = parser.add_argument
-    add("--data", default="moons", help="moons, digits, fashion-mnist, cifar10, or a "
-        ".npy or .safetensors file (tensors x and, if there are labels, y)")  # fmt: skip
-    add("--root", type=Path, help="where fashion-mnist or cifar10 lies already")
-    add("--path", choices=("ot", "vp", "ve", "cosine"), default="ot")
-    add("--model", choices=("mlp", "unet"), default="mlp")
-    add("--width", type=int, help="of the network's layers")
-    add("--steps", type=int, default=5000)
-    add("--batch-size", type=int, default=256, help="of all processes together")
-    add("--lr", type=float, default=1e-3)
-    add("--ema", type=float, default=0.999)
-    add("--clip", type=float, help="the largest norm of a gradient")
-    add("--times", choices=("uniform", "logit-normal", "stratified"), default="uniform")
-    add("--seed", type=int, default=0)
-    add("--precision", choices=("auto", "no", "bf16", "fp16"), default="auto")
-    add("--dtype", choices=("float32", "float64"), default="float32")
-    add("--compile", action="store_true", help="by torch.compile")
-    add("--out", type=Path, required=True, help="for checkpoints and results")
-    add("--checkpoint-every", type=int, default=1000)
-    add("--quiet", action="store_true", help="without a progress bar")
+    _add_task(parser.add_argument)
+    _add_training(parser.add_argument)
     return parser.parse_args(arguments)
 
-# %% ../nbs/13b_many_devices.ipynb #b3bf7731
+# %% ../nbs/13b_many_devices.ipynb #a3f78ebf
+def _read_file(name: str) -> tuple[Tensor, Tensor | None]:
+    """Read a .npy or .safetensors file, or raise ValueError with its name."""
+    try:
+        with Path(name).open("rb") as file:  # an OSError of load_file has no name
+            if name.endswith(".npy"):
+                array = np.lib.format.read_array(file, allow_pickle=False)
+                native = array.astype(array.dtype.newbyteorder("="))
+                return torch.from_numpy(native), None
+        tensors = load_file(name)
+    except (SafetensorError, TypeError, ValueError) as error:
+        raise ValueError(f"{name} can't be read: {error}") from error
+    if "x" not in tensors or not tensors.keys() <= {"x", "y"}:
+        raise ValueError(f"{name}: expected tensors x and y, got {sorted(tensors)}")
+    return tensors["x"], tensors.get("y")
+
+
 def load_data(name: str, *, root: Path | None = None) -> tuple[Tensor, Tensor | None]:
     """Return points (N, *D) and labels (N,), or None: of a known name, or in a file.
 
     A file is .npy, or .safetensors with a tensor "x" and, for labels, "y". Nothing is
-    unpickled. Raises ValueError for another name or other tensors.
+    unpickled. `root` is a folder that has fashion-mnist or cifar10. Raises ValueError
+    for another name, a root that goes with nothing, or other tensors.
     """
+    if root is not None and name not in ("fashion-mnist", "cifar10"):
+        raise ValueError(f"root goes with fashion-mnist or cifar10, got it with {name}")
     if name == "moons":
         return sample_moons(2**14, generator=torch.Generator().manual_seed(0)), None
     if name in ("digits", "fashion-mnist", "cifar10"):
@@ -69,78 +109,101 @@ def load_data(name: str, *, root: Path | None = None) -> tuple[Tensor, Tensor | 
             "cifar10": datasets.load_cifar10,
         }[name]
         return load("train", root=root, download=root is None)
-    if name.endswith(".npy"):
-        return torch.from_numpy(np.load(name, allow_pickle=False)), None
-    if name.endswith(".safetensors"):
-        tensors = load_file(name)
-        if "x" not in tensors or not tensors.keys() <= {"x", "y"}:
-            raise ValueError(f"{name}: expected tensors x and y, got {sorted(tensors)}")
-        return tensors["x"], tensors.get("y")
+    if name.endswith((".npy", ".safetensors")):
+        return _read_file(name)
     raise ValueError(
         "data must be moons, digits, fashion-mnist, cifar10, or a .npy or .safetensors "
         f"file, got {name!r}"
     )
 
-# %% ../nbs/13b_many_devices.ipynb #a3f78ebf
+# %% ../nbs/13b_many_devices.ipynb #b65e38ef
 def make_model(
     name: str, x1: Tensor, y: Tensor | None, *, width: int | None = None, seed: int = 0
 ) -> nn.Module:
-    """Return a new "mlp" or "unet" for points like `x1`; a U-Net learns labels too."""
+    """Return a new "mlp" or "unet" for points like `x1`; a U-Net learns labels too.
+
+    Its weights are a function of `seed`. Raises ValueError for points that it can't
+    take, and for labels that aren't whole numbers from 0 on.
+    """
     sized = {} if width is None else {"width": width}
+    form = {"mlp": "points (N, *D)", "unet": "images (N, C, H, W)"}[name]
+    if x1.ndim < 2 or (name == "unet" and x1.ndim != 4):
+        raise ValueError(f"for a {name}: expected {form}, got {tuple(x1.shape)}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if name == "mlp":
             return MLP(tuple(x1.shape[1:]), **sized)
         from flowbook.unet import UNet
 
-        if x1.ndim != 4:
-            raise ValueError(f"a unet needs images (N, C, H, W), got {tuple(x1.shape)}")
-        classes = None if y is None else int(y.max()) + 1
-        return UNet(x1.shape[1], classes=classes, **sized)
+        return UNet(x1.shape[1], classes=_count_classes(y), **sized)
 
-# %% ../nbs/13b_many_devices.ipynb #b65e38ef
+
+def _count_classes(y: Tensor | None) -> int | None:
+    """How many labels there are: one more than the largest."""
+    if y is None:
+        return None
+    if y.is_floating_point() or not y.numel() or y.min() < 0:
+        least = y.min().item() if y.numel() else "none"
+        raise ValueError(
+            f"labels must be whole numbers from 0 on, got {y.dtype}, the least {least}"
+        )
+    return int(y.max()) + 1
+
+# %% ../nbs/13b_many_devices.ipynb #ff7e625a
+def _run(args: argparse.Namespace) -> TrainingRun:
+    """Train as the arguments say."""
+    x1, y = load_data(args.data, root=args.root)
+    if args.model == "mlp" and y is not None:
+        y = None
+        if not args.quiet and _is_first():
+            print("flowbook-train: an mlp takes no labels; left out", file=sys.stderr)
+    y = y if y is None or y.is_floating_point() else y.long()
+    model = make_model(args.model, x1, y, width=args.width, seed=args.seed)
+    model.to(getattr(torch, args.dtype))
+    if torch.cuda.is_available() and int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        model.cuda()
+    path = {"ot": OTPath, "vp": VPPath, "ve": VEPath, "cosine": CosinePath}[args.path]
+    names = ("steps", "batch_size", "lr", "ema", "clip", "times", "precision")
+    names += ("compile", "checkpoint_every")
+    return train(
+        model,
+        path(),
+        x1 if y is None else (x1, y),
+        generator=torch.Generator().manual_seed(args.seed),
+        checkpoint_dir=args.out / "checkpoints",
+        progress=not args.quiet,
+        **{name: getattr(args, name) for name in names},
+    )
+
+
+def _is_first() -> bool:
+    return int(os.environ.get("RANK", 0)) == 0
+
+# %% ../nbs/13b_many_devices.ipynb #9d860cc3
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train as the command line says: the command `flowbook-train`.
 
     Writes `ema.safetensors`, the averaged weights with the arguments in its header, and
     `losses.npy` into the folder --out, checkpoints into its `checkpoints`, from which
-    it goes on when started again.
+    it goes on when started again. What is wrong with the arguments, the data or the
+    folder is said in a line: SystemExit.
     """
     args = parse(arguments)
-    dtype = getattr(torch, args.dtype)
-    x1, y = load_data(args.data, root=args.root)
-    if args.model == "mlp":
-        y = None  # it takes none
-    model = make_model(args.model, x1, y, width=args.width, seed=args.seed).to(dtype)
-    if torch.cuda.is_available() and int(os.environ.get("WORLD_SIZE", 1)) == 1:
-        model.cuda()
-    paths = {"ot": OTPath, "vp": VPPath, "ve": VEPath, "cosine": CosinePath}
-    run = train(
-        model,
-        paths[args.path](),
-        x1 if y is None else (x1, y),
-        steps=args.steps,
-        batch_size=args.batch_size,
-        lr=args.lr,
-        ema=args.ema,
-        clip=args.clip,
-        times=args.times,
-        generator=torch.Generator().manual_seed(args.seed),
-        precision=args.precision,
-        compile=args.compile,
-        checkpoint_dir=args.out / "checkpoints",
-        checkpoint_every=args.checkpoint_every,
-        progress=not args.quiet,
-    )
-    if int(os.environ.get("RANK", 0)) == 0:
-        write_results(args, run)
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)  # now, and not after the training
+        if not os.access(args.out, os.W_OK):
+            raise OSError(f"the folder {args.out} is not writable")
+        run = _run(args)
+        if _is_first():
+            write_results(args, run)
+    except (OSError, TypeError, ValueError) as error:
+        raise SystemExit(f"flowbook-train: error: {error}") from error
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
 
-def write_results(args: argparse.Namespace, run) -> None:
+def write_results(args: argparse.Namespace, run: TrainingRun) -> None:
     """Write averaged weights, with the arguments in their header, and losses."""
-    args.out.mkdir(parents=True, exist_ok=True)
     said = json.dumps(vars(args), default=str)
     weights = {
         name: x.cpu().clone().contiguous() for name, x in run.ema.state_dict().items()

@@ -25,14 +25,19 @@ def scale_levels(
     """Return grey `levels` 0, ..., `highest` (uint8, any shape) scaled to [-1, 1].
 
     `dtype` None is torch's default; torch.uint8 returns the levels as they are. Raises
-    TypeError for any other that is not floating point.
+    TypeError for any other that is not floating point, and for other levels than uint8;
+    ValueError for a level above `highest`, or highest < 1.
     """
-    dtype = dtype or torch.get_default_dtype()
-    if dtype == torch.uint8:
-        return levels
-    if not dtype.is_floating_point:
+    dtype = torch.get_default_dtype() if dtype is None else dtype
+    known = isinstance(dtype, torch.dtype)
+    if not known or not (dtype == torch.uint8 or dtype.is_floating_point):
         raise TypeError(f"dtype must be floating point or torch.uint8, got {dtype}")
-    return levels.to(dtype) / (highest / 2) - 1
+    if levels.dtype != torch.uint8:
+        raise TypeError(f"levels must be torch.uint8, got {levels.dtype}")
+    top = int(levels.max()) if levels.numel() else 0
+    if highest < 1 or top > highest:
+        raise ValueError(f"expected levels 0 to highest >= 1, got {top} of {highest}")
+    return levels if dtype == torch.uint8 else levels.to(dtype) / (highest / 2) - 1
 
 # %% ../nbs/a7_datasets.ipynb #203dd66b
 def load_digits(*, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
@@ -53,8 +58,10 @@ def read_idx(contents: bytes) -> Tensor:
     """Parse an idx file of unsigned bytes: a uint8 tensor of the shape in its header.
 
     Raises ValueError for other formats, and for contents shorter or longer than the
-    header announces.
+    header announces; TypeError for a name: it wants what is in the file.
     """
+    if not isinstance(contents, (bytes, bytearray)):
+        raise TypeError(f"contents must be bytes, got {type(contents).__name__}")
     if len(contents) < 4 or contents[:3] != b"\0\0\x08":
         raise ValueError(
             "expected an idx file of unsigned bytes, which begins 00 00 08, "
@@ -219,6 +226,15 @@ def read_cifar10(records: bytes) -> tuple[Tensor, Tensor]:
     return table[:, 1:].reshape(n, 3, 32, 32), table[:, 0]
 
 # %% ../nbs/a7_datasets.ipynb #f1722500
+def _member(contents: bytes, name: str) -> bytes:
+    """Return what the plain file `name` in a tar archive holds."""
+    with tarfile.open(fileobj=io.BytesIO(contents), mode="r:") as tar:
+        member = tar.getmember(name)
+        if not member.isfile():  # a folder, a link, a pipe
+            raise ValueError(f"{name} is no file")
+        return tar.extractfile(member).read()
+
+
 def load_cifar10(
     split: str = "train",
     *,
@@ -231,8 +247,9 @@ def load_cifar10(
 
     `split` is "train" (N = 50,000) or "test" (10,000); the rest is as in
     `load_fashion_mnist`. Reads the archive of the binary version; nothing is unpickled
-    or written. Source: Krizhevsky, Learning Multiple Layers of Features from Tiny
-    Images, 2009.
+    or written. Raises what `fetch` and `unpack` do; ValueError, naming the address, for
+    an archive without these files. Source: Krizhevsky, Learning Multiple Layers of
+    Features from Tiny Images, 2009.
     """
     if split not in ("train", "test"):
         raise ValueError(f"split must be 'train' or 'test', got {split!r}")
@@ -240,9 +257,8 @@ def load_cifar10(
     names = batches if split == "train" else ["test_batch"]
     contents = unpack(archive, fetch(archive, root, download=download))
     try:
-        with tarfile.open(fileobj=io.BytesIO(contents)) as tar:
-            files = [tar.extractfile(f"cifar-10-batches-bin/{n}.bin") for n in names]
-            images, labels = read_cifar10(b"".join(file.read() for file in files))
+        records = [_member(contents, f"cifar-10-batches-bin/{n}.bin") for n in names]
+        images, labels = read_cifar10(b"".join(records))
     except (KeyError, ValueError, tarfile.TarError) as error:
         raise ValueError(f"{archive.url} is not as expected: {error}") from error
     return scale_levels(images, 255, dtype=dtype), labels.long()

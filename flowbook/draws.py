@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import Dataset, IterableDataset, default_collate
 
 from .checkpoints import digest
 from .notation import require_finite, require_points
@@ -71,18 +71,22 @@ def time_quantile(
 
     `times` is "uniform", "logit-normal" (Esser et al. 2024, eq. 19, with m = 0, s = 1),
     "stratified" (one time in each B-th of [0, 1]) or such a function of your own.
-    Raises ValueError for another name, or a function that leaves [0, 1] or the shape.
+    Raises ValueError for another name, or a function that leaves [0, 1] or the shape;
+    TypeError for one whose times are no floating-point tensor.
     """
     named = {
         "uniform": lambda u: u,
         "logit-normal": lambda u: torch.sigmoid(torch.special.ndtri(u)),
         "stratified": lambda u: (torch.arange(len(u), device=u.device) + u) / len(u),
     }
-    if not callable(times) and times not in named:
+    if not callable(times) and times not in [*named]:
         raise ValueError(f"times must be a function or in {[*named]}, got {times!r}")
     quantile = times if callable(times) else named[times]
     u = torch.arange(101) / 100
     t = quantile(u)
+    if not isinstance(t, Tensor) or not t.is_floating_point():
+        got = t.dtype if isinstance(t, Tensor) else type(t).__name__
+        raise TypeError(f"times must be a floating-point tensor, got {got}")
     if t.shape != u.shape or not bool(((t >= 0) & (t <= 1)).all()):
         raise ValueError(f"times must lie in [0, 1] and keep the shape (101,), got {t}")
     return quantile
@@ -116,10 +120,10 @@ def require_batch(batch_size: int, count: int, ranks: int = 1) -> None:
 def _tensor_source(x1: Tensor, y: Tensor | None, like: Tensor) -> Source:
     """Points in memory, on the device where they fit, with the weights' dtype."""
     require_points(x1, "data")
-    if y is not None and (not isinstance(y, Tensor) or len(y) != len(x1)):
+    if y is not None and (not isinstance(y, Tensor) or y.shape[:1] != x1.shape[:1]):
         found = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
         raise ValueError(f"expected a label for each of {len(x1)} points, got {found}")
-    x1 = require_finite(x1.to(like.dtype), "data")
+    x1 = require_finite(x1.detach().to(like.dtype), "data")
     if _fits(x1, device=like.device):
         x1 = x1.to(like.device)
         y = y if y is None else y.to(like.device)
@@ -142,12 +146,19 @@ def _fits(x: Tensor, *, device: torch.device) -> bool:
 # %% ../nbs/12c_draws.ipynb #77dc43fd
 def _dataset_source(data: Dataset, like: Tensor) -> Source:
     """Points that are read when they are needed, one after the other."""
+    if isinstance(data, IterableDataset) or not hasattr(data, "__len__"):
+        name = type(data).__name__
+        raise TypeError(f"a Dataset must have a length and take an index, got {name}")
 
     def fetch(rows: Tensor) -> tuple[Tensor, Tensor | None]:
         batch = default_collate([data[row] for row in rows.tolist()])
-        x1, y = batch if isinstance(batch, (list, tuple)) else (batch, None)
-        x1 = require_points(x1, "data").to(like.device, like.dtype)
-        return x1, None if y is None else y.to(like.device)
+        x1, *y = batch if isinstance(batch, (list, tuple)) else (batch,)
+        if len(y) > 1:
+            raise ValueError(f"expected points and labels, got {1 + len(y)} of each")
+        x1 = require_points(x1, "data").to(like.dtype)
+        if x1.device.type == "cpu":  # to read a GPU's values would make it wait
+            require_finite(x1, "data")
+        return x1.to(like.device), y[0].to(like.device) if y else None
 
     count = len(data)
     shape = tuple(fetch(torch.tensor([0]))[0].shape[1:]) if count else ()
@@ -160,7 +171,8 @@ def training_data(data, like: Tensor) -> Source:
 
     They get the dtype and device of `like`, a weight. Raises TypeError for data of
     another type or that is not floating point, ValueError for data that is not finite
-    in that dtype, or labels that are not one for each point.
+    in that dtype, or labels that are not one for each point. What a Dataset gives is
+    looked at when it is fetched. Its fingerprint is its type's name alone.
     """
     if isinstance(data, tuple) and len(data) == 2:
         return _tensor_source(*data, like)

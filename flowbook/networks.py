@@ -24,8 +24,8 @@ def time_frequencies(
     whole = type(count) is int and count >= 2
     if not whole or not 0 < slowest < fastest < math.inf:
         raise ValueError(
-            "expected an integer count >= 2 and 0 < slowest < fastest, finite, "
-            f"got count {count}, slowest {slowest}, fastest {fastest}"
+            "expected an integer count >= 2 of frequencies and 0 < slowest < fastest, "
+            f"finite, got count {count}, slowest {slowest}, fastest {fastest}"
         )
     powers = torch.linspace(0, 1, count, dtype=torch.float64)
     return slowest * (fastest / slowest) ** powers
@@ -34,11 +34,15 @@ def time_frequencies(
 def time_features(t: Tensor, frequencies: Tensor) -> Tensor:
     """Return cosines, then sines, of `frequencies` (K,) times `t` (B,): (B, 2K).
 
-    Each row lies on the sphere of radius sqrt(K). Raises ValueError for t of another
-    shape, TypeError for times that are no floating-point numbers.
+    Each row lies on the sphere of radius sqrt(K). Raises ValueError for t or
+    frequencies of another shape, TypeError for times that are no floating-point
+    numbers.
     """
-    if t.ndim != 1:
-        raise ValueError(f"t must have shape (B,), got {tuple(t.shape)}")
+    if t.ndim != 1 or frequencies.ndim != 1:
+        raise ValueError(
+            "t must have shape (B,) and frequencies (K,), "
+            f"got {tuple(t.shape)} and {tuple(frequencies.shape)}"
+        )
     if not t.is_floating_point():  # the frequencies would be cut to whole numbers
         raise TypeError(f"t must be floating point, got {t.dtype}")
     angles = t[:, None] * frequencies.to(t)  # (B, K)
@@ -66,12 +70,12 @@ class MLP(nn.Module):
         frequencies: int = 16,
     ):
         super().__init__()
-        self.shape = (shape,) if isinstance(shape, int) else tuple(shape)
+        self.shape = tuple(shape) if isinstance(shape, (tuple, list)) else (shape,)
         sizes = (*self.shape, width, depth)
         if not self.shape or not all(type(n) is int and n > 0 for n in sizes):
             raise ValueError(
                 "shape, width and depth must be positive integers, "
-                f"got shape {shape}, width {width}, depth {depth}"
+                f"got shape {shape!r}, width {width!r}, depth {depth!r}"
             )
         ladder = time_frequencies(frequencies).to(torch.get_default_dtype())
         self.register_buffer("frequencies", ladder)

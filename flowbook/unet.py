@@ -41,11 +41,16 @@ class ResidualBlock(nn.Module):
 class SelfAttention(nn.Module):
     """x plus what each place gathers from all: (B, C, H, W) to the same.
 
-    C = `channels` must be a multiple of 8, the groups normalised, and of `heads`.
+    C = `channels` must be a multiple of 8, the groups normalised, and of `heads`; if
+    not, raises ValueError.
     """
 
     def __init__(self, channels: int, *, heads: int = 4):
         super().__init__()
+        if heads < 1 or channels % heads:
+            raise ValueError(
+                f"channels must be a multiple of heads, got {channels} and {heads}"
+            )
         self.heads = heads
         self.norm = nn.GroupNorm(8, channels)
         self.qkv = nn.Linear(channels, 3 * channels)
@@ -91,7 +96,7 @@ def _require_labels(y: Tensor | None, x: Tensor, classes: int | None) -> None:
 
 # %% ../nbs/12b_unet.ipynb #64d4db7a
 class UNet(nn.Module):
-    """A velocity field v(x, t, y) for images (B, channels, H, W) of any size.
+    """A velocity field v(x, t, y) for images (B, channels, H, W) of many sizes.
 
     `multipliers` times `width` are the channels of each level, each half as large as
     the one before; `blocks` residual blocks a level on the way down and up, attention
@@ -114,11 +119,13 @@ class UNet(nn.Module):
     ):
         super().__init__()
         labels = 1 if classes is None else classes
-        sizes = (channels, width, *multipliers, blocks, labels)
-        if not multipliers or not all(type(n) is int and n > 0 for n in sizes):
+        listed = isinstance(multipliers, (tuple, list)) and len(multipliers)
+        sizes = (channels, width, blocks, labels, *(multipliers if listed else ()))
+        if not listed or not all(type(n) is int and n > 0 for n in sizes):
             raise ValueError(
-                "channels, width, multipliers, blocks and classes must be positive "
-                f"integers, got {channels}, {width}, {multipliers}, {blocks}, {classes}"
+                "channels, width, blocks, classes and each of multipliers must be "
+                f"positive integers, got {channels!r}, {width!r}, {blocks!r}, "
+                f"{classes!r} and {multipliers!r}"
             )
         if width % 8:
             raise ValueError(f"width must be a multiple of 8, got {width}")

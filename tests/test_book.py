@@ -121,6 +121,20 @@ def test_page_reads_without_a_stumble(tab, address, page):
     assert content <= window, "the page scrolls sideways on a phone"
 
 
+def test_a_formula_keeps_its_punctuation(chromium, address):
+    """Catches a line that begins with the comma or full stop after a formula."""
+    phone = chromium.new_page(viewport=PHONE)
+    phone.goto(address + "nbs/02_change_of_variables.html")
+    phone.evaluate(SETTLED)
+    broken = """spans => spans.filter(
+        span => new Set([...span.getClientRects()].map(box => box.top)).size > 1
+    ).map(span => span.textContent)"""
+    spans = phone.locator("article p .together")
+    assert spans.count() > 50
+    assert spans.evaluate_all(broken) == []
+    phone.close()
+
+
 def test_every_local_link_and_anchor_is_alive(tab, address):
     """Catches a chapter renamed, a label gone, a theorem moved to another page."""
     ids, links = {}, {}
@@ -471,6 +485,15 @@ def test_pages_and_what_they_share_are_light(tab, address):
     assert {p: size for p, size in heavy.items() if size > 1_500_000} == {}
 
 
+def test_no_icon_is_an_empty_box():
+    """Catches an icon that the theme shows and that its fonts were cut without."""
+    static = site.HTML / "_static"
+    sheet = (static / "styles" / "pydata-sphinx-theme.css").read_text()
+    shown = {ord(icon) for icon in re.findall("[\ue000-\uf8ff]", sheet)}
+    fonts = [TTFont(path).getBestCmap() for path in static.rglob("fa-*.woff")]
+    assert shown and shown <= {code for cmap in fonts for code in cmap or {}}
+
+
 def test_there_is_one_search_field(tab, address):
     """Catches the second search bar that a newer base theme brings along."""
     tab.goto(address + "nbs/index.html")
@@ -501,27 +524,3 @@ def test_dark_mode_turns_no_picture_over(chromium, address):
         i => [i.classList.contains("as-is"), getComputedStyle(i).filter != "none"])"""
     assert sorted(tab.evaluate(filters)) == [[False, True], [True, False]]
     tab.close()
-
-
-def test_no_comma_is_torn_from_its_formula(chromium, address):
-    """Catches lines that begin with the comma or end with the bracket of a formula."""
-    tab = chromium.new_page(viewport=PHONE)
-    tab.goto(address + "nbs/14_sampling.html")
-    tab.evaluate(SETTLED)
-    lines = """() => [...document.querySelectorAll("article p > .touching")]
-        .filter(e => e.querySelector("mjx-container"))
-        .map(e => new Set([...e.getClientRects()].map(r => r.bottom)).size)"""
-    found = tab.evaluate(lines)
-    assert len(found) > 20 and set(found) == {1}
-    tab.close()
-
-
-def test_every_icon_that_a_style_sheet_names_has_a_glyph():
-    """Catches an empty box before a note: a code that the font's subset left out."""
-    static = site.HTML / "_static"
-    sheet = (static / "styles" / "pydata-sphinx-theme.css").read_text()
-    wanted = set(re.findall(r"--pst-icon-[a-z-]+:\s*\"([\ue000-\uf8ff])\"", sheet))
-    held = set()
-    for font in (static / "vendor" / "fontawesome" / "webfonts").glob("*.woff"):
-        held |= TTFont(font).getBestCmap().keys()
-    assert len(wanted) > 5 and {ord(icon) for icon in wanted} <= held

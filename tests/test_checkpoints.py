@@ -118,6 +118,46 @@ def test_refuses_what_json_cannot_hold(value):
         pack({"a": [value]})
 
 
+@pytest.mark.parametrize("key", [(1, 2), b"bytes"])
+def test_refuses_keys_that_json_cannot_hold(key):
+    """Catches: a file that is written, and that nobody can read back."""
+    where = folder()
+    with pytest.raises(TypeError, match=r"can't hold the key .*, in 'a'"):
+        save_checkpoint(where, 1, {"a": {key: torch.ones(1)}})
+    assert not list(where.iterdir())
+    kept = {"a": {None: 1, True: 2, 0.5: torch.ones(1), 7: 4}}
+    same(load_checkpoint(save_checkpoint(where, 1, kept)), kept)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "kind"),
+    [
+        (torch.ones(2, dtype=torch.complex128), "a tensor of torch.complex128"),
+        (torch.eye(2).to_sparse(), "torch.float32, torch.sparse_coo"),
+        (torch.empty(2, device="meta"), "on meta"),
+    ],
+)
+def test_refuses_tensors_that_no_file_can_hold(tensor, kind):
+    """Catches: a KeyError of the format's, or another error that names no tensor."""
+    with pytest.raises(TypeError, match=f"can't hold 'a.w', .*{kind}"):
+        save_checkpoint(folder(), 1, {"a": {"w": tensor}})
+
+
+def test_refuses_the_name_of_the_header():
+    """Catches: a checkpoint that is written, and then is damaged."""
+    with pytest.raises(ValueError, match="can't be named __metadata__"):
+        save_checkpoint(folder(), 1, {"__metadata__": torch.ones(1)})
+
+
+def test_one_number_of_any_stride():
+    """Catches: a column's first entry refused, since its bytes "don't lie together"."""
+    table = torch.arange(6.0).view(3, 2)
+    for one in (table[:1, 1], table[2, 1], table[:, 1:][:1], table[::2, 0][:1]):
+        assert digest("", {"a": one}) == digest("", {"a": one.clone().contiguous()})
+        found = load_checkpoint(save_checkpoint(folder(), 0, {"a": one}))["a"]
+        assert_close(found, one, rtol=0, atol=0)
+
+
 def test_refuses_two_tensors_of_one_name():
     """Catches: one of them lost."""
     twice = {"a": {"b.c": torch.ones(1)}, "a.b": {"c": torch.zeros(1)}}
@@ -271,10 +311,12 @@ def test_other_files_stay():
     assert set(os.listdir(where)) == {*names, "step-00000007.safetensors"}
 
 
-@pytest.mark.parametrize(("step", "keep"), [(-1, 3), (0, 0)])
+@pytest.mark.parametrize(
+    ("step", "keep"), [(-1, 3), (0, 0), (2.0, 3), ("2", 3), (2, 1.5)]
+)
 def test_refuses_numbers(step, keep):
-    """Catches: keep=0, which removes what was just written."""
-    with pytest.raises(ValueError, match=f"got {step} and {keep}"):
+    """Catches: keep=0, which removes what was just written; a step of 2.0."""
+    with pytest.raises(ValueError, match=f"expected integers .* {step} and {keep}"):
         save_checkpoint(folder(), step, {}, keep=keep)
 
 

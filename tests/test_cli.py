@@ -80,6 +80,33 @@ def test_data_in_files():
             load_data(str(where / "bad.safetensors"))
     with pytest.raises(ValueError, match=r"data must be moons, .* got 'mnist'"):
         load_data("mnist")
+    for name in ("moons", "digits", str(where / "x.npy")):
+        with pytest.raises(ValueError, match=f"goes with fashion-.* with {name}"):
+            load_data(name, root=where)
+    np.save(where / "big.npy", x.double().numpy().astype(">f8"))
+    assert torch.equal(load_data(str(where / "big.npy"))[0], x.double())
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"neither", b"PK\3\4neither", "cut", "words", "a folder"]
+)
+@pytest.mark.parametrize("ending", ["npy", "safetensors"])
+def test_files_that_are_something_else(content, ending):
+    """Catches: an error that doesn't name the file, or calls it a pickle."""
+    path = folder() / f"data.{ending}"
+    np.save(path.with_name("x.npy"), np.zeros((5, 3)))
+    save_file({"x": torch.zeros(5, 3)}, path.with_name("x.safetensors"))
+    if content == "a folder":
+        path.mkdir()
+    elif content == "words":
+        with path.open("wb") as file:
+            np.save(file, np.array(["one", "two"]))
+    elif content == "cut":
+        path.write_bytes(path.with_name(f"x.{ending}").read_bytes()[:-1])
+    else:
+        path.write_bytes(content)
+    with pytest.raises((OSError, ValueError), match=rf"data\.{ending}"):
+        load_data(str(path))
 
 
 def test_models():
@@ -98,8 +125,13 @@ def test_models():
     assert (net.channels, net.classes) == (2, 5)
     assert net.first.out_channels == 8
     assert make_model("unet", x, None, width=8).classes is None
-    with pytest.raises(ValueError, match=r"unet needs images .* got \(5, 2\)"):
+    with pytest.raises(ValueError, match=r"unet: expected images .* got \(5, 2\)"):
         make_model("unet", torch.zeros(5, 2), None)
+    with pytest.raises(ValueError, match=r"mlp: expected points .* got \(5,\)"):
+        make_model("mlp", torch.zeros(5), None)
+    for y in (torch.zeros(5), torch.tensor([0, -1, 1, 1, 0]), torch.zeros(0).long()):
+        with pytest.raises(ValueError, match=f"whole numbers from 0 .*{y.dtype}"):
+            make_model("unet", x, y, width=8)
 
 
 SMALL = ["--steps", "3", "--batch-size", "8", "--width", "8", "--quiet"]
@@ -211,13 +243,97 @@ def test_alone_it_takes_the_gpu(world, moved):
         patch.setattr(torch.cuda, "is_available", lambda: True)
         patch.setattr(MLP, "cuda", lambda self: calls.append(self))
         patch.setenv("WORLD_SIZE", world)
-        main([*SMALL, "--out", "unused"])
+        main([*SMALL, "--out", str(folder())])
     assert len(calls) == moved
 
 
 @pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("--data mnist", "data must be moons"),
+        ("--data gone.npy", r"No such file .*gone\.npy"),
+        ("--data gone.safetensors", r"No such file .*gone\.safetensors"),
+        ("--data digits --root here", "root goes with fashion-mnist or cifar10"),
+        ("--data fashion-mnist --root gone", "is not in gone"),
+        ("--model unet", r"unet: expected images .* got \(16384, 2\)"),
+        ("--data digits --model unet --width 12", "multiple of 8, got 12"),
+        ("--width 0", "width 0"),
+        ("--batch-size 20000", r"lie in \[1, 16384\].* got 20000"),
+        ("--steps 0", "steps 0"),
+        ("--lr nan", "lr nan"),
+        ("--precision bf16 --dtype float64", "bf16 needs float32 weights"),
+    ],
+)
+def test_a_slip_is_said_in_a_line(line, said):
+    """Catches: forty lines of traceback for a misspelt name."""
+    with pytest.raises(SystemExit, match=rf"^flowbook-train: error: .*{said}") as stop:
+        main([*SMALL, *line.split(), "--out", str(folder())])
+    assert "\n" not in stop.value.code
+
+
+def test_a_slip_in_the_folder_is_said_first():
+    """Catches: a training that ends with nowhere to go."""
+    where = folder()
+    (where / "file").write_bytes(b"")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cli, "train", lambda *a, **k: pytest.fail("it was trained"))
+        for out in (where / "file", where / "file" / "deeper"):
+            with pytest.raises(SystemExit, match=r"error: .*file"):
+                main([*SMALL, "--out", str(out)])
+        patch.setattr(os, "access", lambda *_: False)  # nothing is closed to root
+        with pytest.raises(SystemExit, match=f"folder {where} is not writable"):
+            main([*SMALL, "--out", str(where)])
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_labels_that_an_mlp_leaves_out(rank):
+    """Catches: labels lost without a word; the word once for each process."""
+    where, calls, shown = folder(), [], io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(shown):
+        patch.setattr(cli, "train", lambda *a, **k: calls.append(a[2]))
+        patch.setattr(cli, "write_results", lambda *a: None)
+        patch.setenv("RANK", rank)
+        main(["--data", "digits", "--out", str(where)])
+        main(["--data", "moons", "--out", str(where)])
+        main(["--data", "digits", "--quiet", "--out", str(where)])
+    words = "flowbook-train: an mlp takes no labels; left out\n"
+    assert shown.getvalue() == (words if rank == "0" else "")
+    assert all(isinstance(data, torch.Tensor) for data in calls)
+
+
+def test_labels_of_bytes():
+    """Catches: labels refused that another program wrote as uint8."""
+    where, calls = folder(), []
+    x, y = torch.zeros(5, 1, 8, 8), torch.tensor([0, 2, 1, 1, 0], dtype=torch.uint8)
+    save_file({"x": x, "y": y}, where / "xy.safetensors")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cli, "train", lambda *a, **k: calls.append(a))
+        patch.setattr(cli, "write_results", lambda *a: None)
+        line = ["--data", str(where / "xy.safetensors"), "--model", "unet"]
+        main([*SMALL, *line, "--out", str(where)])
+    ((net, _, (_, labels)),) = calls
+    assert net.classes == 3 and torch.equal(labels, y.long())
+
+
+def test_help_says_what_every_option_does():
+    """Catches: an option without a word, a default that one has to look up."""
+    shown = io.StringIO()
+    with contextlib.redirect_stdout(shown), pytest.raises(SystemExit) as stopped:
+        parse(["--help"])
+    said = " ".join(shown.getvalue().split())
+    assert stopped.value.code == 0
+    defaults = vars(parse(["--out", "x"]))
+    assert all(f"(default: {v})" in said for n, v in defaults.items() if n != "out")
+    assert said.count("(default: ") == len(defaults) - 1
+    assert "ema.safetensors" in said and "goes on from the last checkpoint" in said
+
+
+@pytest.mark.parametrize(
     "wrong",
-    ["", "--out x --model cnn", "--out x --path straight", "--out x --stepz 3"],
+    [
+        *("", "--out x --model cnn", "--out x --path straight", "--out x --stepz 3"),
+        *("--out x --step 3", "--out x --steps 3.5", "--out x moons"),
+    ],
 )
 def test_refuses_arguments(wrong):
     """Catches: a misspelt option that is passed over."""

@@ -113,8 +113,22 @@ def test_scale_dtypes():
     assert scale_levels(given, 255).dtype == torch.get_default_dtype()
     assert scale_levels(given, 255, dtype=torch.float16).dtype == torch.float16
     assert torch.equal(scale_levels(given, 255, dtype=torch.uint8), given)
-    with pytest.raises(TypeError, match=r"point or torch\.uint8, got torch\.int64"):
-        scale_levels(given, 255, dtype=torch.int64)
+    for dtype in (torch.int64, torch.complex64, "float32"):
+        with pytest.raises(TypeError, match=rf"point or torch\.uint8, got {dtype}"):
+            scale_levels(given, 255, dtype=dtype)
+
+
+def test_scale_refuses_levels():
+    """Catches: levels of another range or kind, scaled to numbers outside [-1, 1]."""
+    given = levels(3, 2, top=17)
+    for dtype in (None, torch.uint8):
+        with pytest.raises(TypeError, match=r"levels must be torch\.uint8, got"):
+            scale_levels(given.float(), 16, dtype=dtype)
+        with pytest.raises(ValueError, match="levels 0 to highest >= 1, got 17 of 16"):
+            scale_levels(torch.tensor([3, 17], dtype=torch.uint8), 16, dtype=dtype)
+        with pytest.raises(ValueError, match="highest >= 1, got 0 of 0"):
+            scale_levels(torch.zeros(2, dtype=torch.uint8), 0, dtype=dtype)
+    assert scale_levels(given[:0], 16).shape == (0, 2)
 
 
 def test_digits():
@@ -167,6 +181,12 @@ def test_idx_refuses(contents, match):
     """Catches: a file that is cut short, too long, or of another format, read."""
     with pytest.raises(ValueError, match=match):
         read_idx(contents)
+
+
+def test_idx_wants_contents():
+    """Catches: a file's name, parsed as if it were the file."""
+    with pytest.raises(TypeError, match="contents must be bytes, got str"):
+        read_idx("train-images-idx3-ubyte")
 
 
 def test_cifar_records():
@@ -262,6 +282,29 @@ def test_cifar_refuses_another_archive(contents):
         archive = published(folder, "c.tar.gz", contents)
         with pytest.raises(ValueError, match=r"http://x/c.tar.gz is not as expected"):
             load_cifar10(root=folder, archive=archive)
+
+
+@pytest.mark.parametrize("kind", ["folder", "link to itself", "pipe", "cut", "packed"])
+def test_cifar_refuses_a_member_that_is_no_file(kind):
+    """Catches: a folder of a file's name, and what else an archive can hold instead."""
+    info = tarfile.TarInfo("cifar-10-batches-bin/test_batch.bin")
+    data = levels(4 * 3073, top=10).numpy().tobytes()
+    types = {"folder": tarfile.DIRTYPE, "pipe": tarfile.FIFOTYPE}
+    if kind == "link to itself":
+        info.type, info.linkname = tarfile.SYMTYPE, "test_batch.bin"
+    elif kind in types:
+        info.type = types[kind]
+    else:
+        info.size = len(data)
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz" if kind == "packed" else "w") as file:
+        file.addfile(info, io.BytesIO(data))
+    whole = buffer.getvalue()
+    contents = whole[: len(whole) // 3] if kind in ("cut", "packed") else whole
+    with empty_folder() as folder:
+        archive = published(folder, "c.tar.gz", contents)
+        with pytest.raises(ValueError, match=r"http://x/c.tar.gz is not as expected"):
+            load_cifar10("test", root=folder, archive=archive)
 
 
 # --- which file is it? -----------------------------------------------------------

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 from torch.testing import assert_close
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from flowbook import draws
 from flowbook.draws import (
@@ -116,6 +116,8 @@ def test_times_of_your_own():
     ("times", "match"),
     [
         ("cosine", r"in \['uniform', 'logit-normal', 'stratified'\], got 'cosine'"),
+        (["uniform"], r"times must be a function or in .* got \['uniform'\]"),
+        (None, r"times must be a function or in .* got None"),
         (lambda u: 2 * u, r"lie in \[0, 1\]"),
         (lambda u: u - 0.1, r"lie in \[0, 1\]"),
         (lambda u: torch.where(u == 1, 2, u), r"lie in \[0, 1\]"),
@@ -129,7 +131,20 @@ def test_refuses_times(times, match):
         time_quantile(times)
 
 
-@pytest.mark.parametrize("kind", ["tensor", "labels", "dataset", "labelled dataset"])
+@pytest.mark.parametrize(
+    ("times", "got"),
+    [(lambda u: 0.5, "float"), (lambda u: (u > 0.5).long(), "torch.int64")],
+)
+def test_refuses_times_of_another_type(times, got):
+    """Catches: an error that a step makes of them, a thousand lines away."""
+    with pytest.raises(TypeError, match=f"times must be a floating-.*, got {got}"):
+        time_quantile(times)
+
+
+KINDS = ["tensor", "labels", "dataset", "dataset of one", "labelled dataset"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_data_in_every_form(kind):
     """Catches: labels that don't go with their points, a dtype left as it was."""
     x1, y = points(11), torch.arange(11)
@@ -137,6 +152,7 @@ def test_data_in_every_form(kind):
         "tensor": x1,
         "labels": (x1, y),
         "dataset": Bare(x1),
+        "dataset of one": TensorDataset(x1),
         "labelled dataset": TensorDataset(x1, y),
     }[kind]
     before = x1.clone()
@@ -165,6 +181,40 @@ class Bare(Dataset):
         return self.x[row]
 
 
+class Odd(IterableDataset):
+    """Points that come by themselves, and of which nobody knows how many."""
+
+    def __iter__(self):
+        return iter(points(6))
+
+
+@pytest.mark.parametrize("data", [Odd(), Dataset()])
+def test_refuses_data_without_an_index(data):
+    """Catches: torch's NotImplementedError in the first step."""
+    with pytest.raises(TypeError, match=f"must have a length .*{type(data).__name__}"):
+        training_data(data, torch.empty(0))
+
+
+def test_a_dataset_is_looked_at_when_it_is_read():
+    """Catches: NaN passed on to the network, a third column taken for nothing."""
+    nan = points(6)
+    nan[4, 1] = math.nan
+    source = training_data(Bare(nan), torch.empty(0))
+    assert source.fetch(torch.tensor([3]))[0].isfinite().all()
+    with pytest.raises(ValueError, match="data must be finite, got 1 NaN"):
+        source.fetch(torch.tensor([3, 4]))
+    three = TensorDataset(points(6), torch.arange(6), torch.arange(6))
+    with pytest.raises(ValueError, match="expected points and labels, got 3 of each"):
+        training_data(three, torch.empty(0))
+
+
+def test_data_that_is_trained_itself():
+    """Catches: a gradient for all the data, added up in every step."""
+    x1 = points(6).requires_grad_()
+    found, _ = training_data(x1, x1.detach()).fetch(torch.tensor([0, 2]))
+    assert not found.requires_grad
+
+
 def test_fingerprints():
     """Catches: other points or labels that pass for the same."""
     x1, y = points(11), torch.arange(11)
@@ -184,6 +234,7 @@ def test_fingerprints():
         ("overflow", ValueError, "data must be finite, got 33 NaN or inf"),
         ("one number", ValueError, r"data must have shape \(B, \*D\), got \(\)"),
         ("few labels", ValueError, r"a label for each of 6 points, got \(5,\)"),
+        ("one label", ValueError, r"a label for each of 6 points, got \(\)"),
         ("no labels", ValueError, "a label for each of 6 points, got list"),
         ("dataset", TypeError, "data must be floating point"),
     ],
@@ -199,6 +250,7 @@ def test_refuses_data(data, error, match):
         "overflow": 1e300 * points().abs() + 1e300,  # finite in float64 only
         "one number": points(6)[0, 0],
         "few labels": (points(6), torch.arange(5)),
+        "one label": (points(6), torch.tensor(1)),
         "no labels": (points(6), [1] * 6),
         "dataset": Bare(torch.zeros(6, 3, dtype=torch.int64)),
     }[data]

@@ -57,8 +57,11 @@ def test_features_refuse_other_times():
     with pytest.raises(TypeError, match=r"t must be floating point, got torch\.int64"):
         time_features(torch.arange(5), time_frequencies(3))
     for shape in ((), (5, 1)):
-        with pytest.raises(ValueError, match=r"t must have shape \(B,\), got \("):
+        with pytest.raises(ValueError, match=r"t must have shape \(B,\) .*, got \("):
             time_features(torch.zeros(shape), time_frequencies(3))
+    for ladder in (torch.tensor(2.0), torch.ones(5, 1), torch.ones(5, 3)):
+        with pytest.raises(ValueError, match=r"frequencies \(K,\), got \(5,\) and \("):
+            time_features(torch.zeros(5), ladder)
 
 
 def by_hand(model: MLP, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
@@ -163,12 +166,20 @@ def test_refuses_integers_and_wrong_times():
         (2, 0, 2),
         (2, 4, 0),
         (2, 4, True),
+        (2.0, 4, 2),
+        (None, 4, 2),
+        ("2", 4, 2),
     ],
 )
 def test_refuses_sizes(shape, width, depth):
     """Catches: a size of 0 or a fraction that fails later, without its name."""
     with pytest.raises(ValueError, match="must be positive integers, got shape"):
         MLP(shape, width=width, depth=depth)
+
+
+def test_takes_a_list_of_sizes():
+    """Catches: a shape that only a tuple can give."""
+    assert MLP([2, 3], width=4).shape == (2, 3)
 
 
 @pytest.mark.parametrize(
@@ -185,5 +196,7 @@ def test_refuses_sizes(shape, width, depth):
 )
 def test_refuses_ladders(count, slowest, fastest):
     """Catches: a ladder of one rung (a division by zero) or with a rung at 0."""
-    with pytest.raises(ValueError, match="an integer count >= 2 and 0 < slowest"):
+    with pytest.raises(
+        ValueError, match="an integer count >= 2 of frequencies and 0 < slowest"
+    ):
         time_frequencies(count, slowest=slowest, fastest=fastest)

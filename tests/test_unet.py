@@ -356,6 +356,9 @@ def test_takes_labels_of_either_width():
         {"width": -8},
         {"multipliers": ()},
         {"multipliers": (1, 0)},
+        {"multipliers": 2},
+        {"multipliers": None},
+        {"channels": "1"},
         {"blocks": 0},
         {"blocks": True},
         {"classes": 0},
@@ -365,6 +368,20 @@ def test_refuses_sizes(options):
     """Catches: a size of 0 or a fraction that fails later, without its name."""
     with pytest.raises(ValueError, match="must be positive integers, got"):
         UNet(**{"channels": 1, "width": 8, **options})
+
+
+@pytest.mark.parametrize("heads", [3, 0, 16])
+def test_refuses_heads_that_do_not_divide(heads):
+    """Catches: a size that fails only when the first image comes."""
+    with pytest.raises(ValueError, match=f"multiple of heads, got 8 and {heads}"):
+        SelfAttention(8, heads=heads)
+
+
+def test_takes_an_empty_batch():
+    """Catches: a maximum over no labels, a mean over no pixels."""
+    empty = torch.zeros(0, 2, 4, 4, dtype=F64)
+    out = small(classes=3)(empty, 0.5, torch.zeros(0, dtype=torch.int64))
+    assert_close(out, empty)
 
 
 def test_refuses_a_width_that_has_no_eighths():

@@ -29,10 +29,6 @@ LATER = re.compile(
 TOGGLE = '<summary><span class="toctree-toggle"'
 NAMED_TOGGLE = '<summary aria-label="Show its pages"><span class="toctree-toggle"'
 COMMIT = re.compile(r'(<span class="commit">)[^<]*(</span>)')
-# A formula, and what touches it: a browser may break a line on either side of it.
-TOUCHING = re.compile(
-    r'[(\["“‘]*<span class="math notranslate nohighlight">[^<]*</span>[^\s<&]{0,20}'
-)
 MODULE = re.compile(r"(?:\A|(?<=<h1>))flowbook\.\w+")  # a title that is one word
 ROLES = re.compile(r' role="(?:list|doc-biblioentry)"')  # bibtex nests them wrongly
 TWICE = re.compile(r'(<p class="admonition-title") id="[^"]*"')
@@ -63,7 +59,6 @@ def page(app: Sphinx, pagename: str, templatename: str, context: dict, doctree) 
         app.add_js_file(None, body=f"window.MathJax = {macros}", priority=440)
         app.add_js_file(app.config.mathjax_path, defer="defer")
     body = context.get("body", "")
-    body = TOUCHING.sub(keep_together, body)
     if pagename.startswith("api/"):
         body = break_module(body)
         for way in [w for w in ("prev", "next") if context.get(w)]:
@@ -79,12 +74,6 @@ def page(app: Sphinx, pagename: str, templatename: str, context: dict, doctree) 
     if doctree is not None:
         static = Path(app.outdir) / "_static"
         flowbook_parts.save(pagename, body, static, _store(app))
-
-
-def keep_together(found: re.Match) -> str:
-    """A formula with its bracket, comma or ending in one piece, if it has any."""
-    alone = found[0].startswith("<") and found[0].endswith(">")
-    return found[0] if alone else f'<span class="touching">{found[0]}</span>'
 
 
 def break_module(text: str) -> str:

@@ -11,8 +11,7 @@ from fontTools.ttLib import TTFont
 logging.getLogger("fontTools").setLevel(logging.WARNING)
 
 RULE = re.compile(r'((?:\.fa-[a-z0-9-]+:before,?)+)\{content:"\\([0-9a-f]+)"\}')
-CODE = re.compile(r"\\([ef][0-9a-f]{3})\b")
-GLYPH = re.compile("[\ue000-\uf8ff]")  # a code that stands in a sheet as itself
+CODE = re.compile(r"\\([ef][0-9a-f]{3})\b|([\ue000-\uf8ff])")  # escaped, or itself
 SOURCE = re.compile(
     r"url\(\.\./vendor/fontawesome/webfonts/([a-z0-9-]+)\.woff2\) format\(\"woff2\"\),"
     r"url\([^)]*\) format\(\"truetype\"\)"
@@ -35,9 +34,7 @@ def lighten(static: Path, texts: Iterable[str]) -> None:
 
     css = RULE.sub(keep, sheet.read_text())
     others = [p.read_text() for p in static.rglob("*.css") if p != sheet]
-    for text in [css, *others]:
-        codes.update(CODE.findall(text))
-        codes.update(f"{ord(glyph):x}" for glyph in GLYPH.findall(text))
+    codes.update(*(codes_in(text) for text in [css, *others]))
     css = re.sub(r"/\*# sourceMappingURL=[^*]*\*/", "", css)
     sheet.write_text(SOURCE.sub(_woff, css))
     for font in (static / "vendor" / "fontawesome" / "webfonts").glob("*.ttf"):
@@ -46,6 +43,11 @@ def lighten(static: Path, texts: Iterable[str]) -> None:
         unused.unlink()
     for unused in static.rglob("fa-*.woff2"):
         unused.unlink()
+
+
+def codes_in(css: str) -> set[str]:
+    """The icons that a style sheet shows by their code: a bell, an arrow."""
+    return {code or f"{ord(icon):x}" for code, icon in CODE.findall(css)}
 
 
 def _woff(face: re.Match) -> str:

@@ -127,6 +127,8 @@ def link_words(app: Sphinx, doctree: nodes.document) -> None:
             continue
         if found[0] in linked or text.parent.parent.tagname in ("caption", "entry"):
             continue
+        if "sd-card-text" in text.parent["classes"]:  # the card is a link already
+            continue
         linked.add(found[0])
         start, end = found.span()
         link = addnodes.pending_xref(
@@ -148,6 +150,33 @@ def _has_glossary(app: Sphinx) -> bool:
     return "glossary" in app.env.found_docs
 
 
+OPENS = re.compile(r"[(\[“‘]+$")
+CLOSES = re.compile(r"[.,;:!?)\]”’…]+|[-–]\w+[.,;:!?)\]]*")
+
+
+def keep_together(app: Sphinx, doctree: nodes.document) -> None:
+    """Keep a formula on one line with the punctuation that touches it.
+
+    MathJax makes a box of a formula, and a line may break before and after a box.
+    """
+    for math in list(doctree.findall(nodes.math)):
+        parent, i = math.parent, math.parent.index(math)
+        before = parent[i - 1] if i else None
+        after = parent[i + 1] if i + 1 < len(parent) else None
+        opens = OPENS.search(before) if isinstance(before, nodes.Text) else None
+        closes = CLOSES.match(after) if isinstance(after, nodes.Text) else None
+        if not (opens or closes):
+            continue
+        touching = [math]
+        if opens:  # by place: `replace` takes the first text that reads the same
+            parent[i - 1] = nodes.Text(before[: opens.start()])
+            touching.insert(0, nodes.Text(opens[0]))
+        if closes:
+            parent[i + 1] = nodes.Text(after[closes.end() :])
+            touching.append(nodes.Text(closes[0]))
+        parent[i] = nodes.inline("", "", *touching, classes=["together"])
+
+
 def plain_docstring(app, what, name, obj, options, lines: list[str]) -> None:
     """Docstrings are plain text with `code` and *stress*; (B, *D) is no markup."""
     parts = "\n".join(lines).split("`")
@@ -163,6 +192,7 @@ def setup(app: Sphinx) -> dict:
     app.connect("env-check-consistency", number_by_chapter)
     app.connect("autodoc-process-docstring", plain_docstring)
     app.connect("doctree-read", link_words)
+    app.connect("doctree-read", keep_together, priority=600)
     app.connect("doctree-resolved", name_statements)
     app.connect("doctree-resolved", preview_terms)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
