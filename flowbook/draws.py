@@ -105,6 +105,8 @@ class Source:
 
 def require_batch(batch_size: int, count: int, ranks: int = 1) -> None:
     """Raise ValueError unless a batch fits the data, and the processes share it."""
+    if count < 1:
+        raise ValueError("expected data with at least one point, got none")
     if not isinstance(batch_size, int) or not 1 <= batch_size <= count:
         raise ValueError(
             f"batch_size must lie in [1, {count}], the number of points in data, "

@@ -265,6 +265,13 @@ def test_refuses_batch_sizes(batch_size):
         require_batch(batch_size, 11)
 
 
+def test_one_point_is_data_and_none_is_not():
+    """Catches: a batch size blamed for data that isn't there."""
+    require_batch(1, 1)
+    with pytest.raises(ValueError, match="at least one point, got none"):
+        require_batch(1, 0)
+
+
 def test_refuses_a_batch_that_cannot_be_shared():
     """Catches: processes with unequal shares, and a gradient that isn't the batch's."""
     require_batch(9, 11, 3)

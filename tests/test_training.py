@@ -618,7 +618,7 @@ def test_infinite_losses():
         ("list", TypeError, "data must be a tensor, got list"),
         ("nan", ValueError, "data must be finite, got 1 NaN"),
         ("flat", ValueError, r"x must have shape \(B, 3\), got \(4,\)"),
-        ("empty", ValueError, r"\[1, 0\], the number of points in data, got 4"),
+        ("empty", ValueError, "at least one point, got none"),
         ("few", ValueError, r"\[1, 3\], the number of points in data, got 4"),
     ],
 )
