@@ -38,8 +38,11 @@ def build(strict: bool = True, source: Path = SOURCE, html: Path = HTML) -> None
     if stamp.exists() and stamp.read_text() == digest and html.exists():
         return
     stamp.unlink(missing_ok=True)
-    # Sphinx does not see that our extension has changed: then it reads all anew.
-    doctrees = html.with_name(f"{html.name}-doctrees-{_digest(EXTENSION)[:8]}")
+    # Sphinx does not see that our extension has changed, nor that unchanged pages have
+    # another sidebar: then it reads all anew.
+    frame = _digest(EXTENSION) + (source / "_toc.yml").read_text()
+    frame = hashlib.sha256(frame.encode()).hexdigest()
+    doctrees = html.with_name(f"{html.name}-doctrees-{frame[:8]}")
     if not doctrees.exists():
         for old in (html, *html.parent.glob(f"{html.name}-doctrees-*")):
             shutil.rmtree(old, ignore_errors=True)
