@@ -9,7 +9,6 @@ import signal
 import stat
 import subprocess
 import sys
-import tempfile
 import time
 import warnings
 from pathlib import Path
@@ -31,15 +30,7 @@ from flowbook.checkpoints import (
     write_atomically,
 )
 
-
-def folder() -> Path:
-    """A fresh folder, removed when the process ends."""
-    made = tempfile.TemporaryDirectory()
-    KEPT.append(made)
-    return Path(made.name)
-
-
-KEPT: list[tempfile.TemporaryDirectory] = []
+from .folders import folder
 
 
 def tree(seed: int = 0) -> dict:

@@ -4,7 +4,6 @@ import contextlib
 import io
 import json
 import os
-import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,14 +17,7 @@ from flowbook import cli
 from flowbook.cli import load_data, main, make_model, parse, write_results
 from flowbook.networks import MLP
 
-
-def folder() -> Path:
-    """A fresh folder, removed when the process ends."""
-    KEPT.append(tempfile.TemporaryDirectory())
-    return Path(KEPT[-1].name)
-
-
-KEPT: list[tempfile.TemporaryDirectory] = []
+from .folders import folder
 
 
 def test_data_by_name():

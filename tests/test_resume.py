@@ -13,7 +13,6 @@ import random
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -31,6 +30,8 @@ from flowbook.resume import (
     latest_for_all,
     require_same_run,
 )
+
+from .folders import folder
 
 F64 = torch.float64
 
@@ -229,15 +230,6 @@ def test_what_differs_is_named():
         require_same_run({"z": 3}, {"a": 1}, Path("there"))
     with pytest.raises(ValueError, match=r"\(a: .*; e: 2 there, 1 here\)"):
         require_same_run(dict.fromkeys(ours, 2), ours, Path("there"))
-
-
-FOLDERS: list[tempfile.TemporaryDirectory] = []
-
-
-def folder() -> Path:
-    """A fresh folder, removed when the process ends."""
-    FOLDERS.append(tempfile.TemporaryDirectory())
-    return Path(FOLDERS[-1].name)
 
 
 def test_saved_and_resumed():

@@ -7,10 +7,8 @@ import itertools
 import math
 import os
 import signal
-import tempfile
 import time
 import types
-from pathlib import Path
 
 import pytest
 import torch
@@ -34,6 +32,8 @@ from flowbook.training import (
     train,
     trained_weight,
 )
+
+from .folders import folder
 
 F64 = torch.float64
 
@@ -309,15 +309,6 @@ def test_leaves_somebody_elses_accelerator_alone():
 
 
 # --- checkpoints --------------------------------------------------------------------
-
-
-def folder() -> Path:
-    """A fresh folder, removed when the process ends."""
-    KEPT.append(tempfile.TemporaryDirectory())
-    return Path(KEPT[-1].name)
-
-
-KEPT: list[tempfile.TemporaryDirectory] = []
 
 
 def test_resumes_bit_for_bit():
