@@ -33,14 +33,15 @@ def build(strict: bool = True, source: Path = SOURCE, html: Path = HTML) -> None
     Raises BookError with Sphinx's own words. Does nothing if nothing has changed.
     """
     _configure(source)
-    digest = _digest(source) + _digest(EXTENSION) + _commit()
+    extension = _digest(EXTENSION)
+    digest = _digest(source) + extension + _commit()
     stamp = html.with_name(f"{html.name}.txt")
     if stamp.exists() and stamp.read_text() == digest and html.exists():
         return
     stamp.unlink(missing_ok=True)
     # Sphinx does not see that our extension has changed, nor that unchanged pages have
     # another sidebar: then it reads all anew.
-    frame = _digest(EXTENSION) + (source / "_toc.yml").read_text()
+    frame = extension + (source / "_toc.yml").read_text()
     frame = hashlib.sha256(frame.encode()).hexdigest()
     doctrees = html.with_name(f"{html.name}-doctrees-{frame[:8]}")
     if not doctrees.exists():
