@@ -1,7 +1,10 @@
 """Directives, cleaning, and what a notebook can see of the package."""
 
+import ast
 import base64
 import io
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import nbformat
 import pytest
@@ -137,3 +140,21 @@ def test_a_run_can_be_shown(tmp_path):
     run = Run(tmp_path / "a.ipynb", new_notebook(cells=[cell]), tmp_path, 1.0)
     (output,) = stage.page(run.nb).cells[0].outputs
     assert output.output_type == "display_data"
+
+
+def test_no_two_threads_parse_at_once(monkeypatch):
+    """Catches CPython 3.11's SystemError, as the runner reads notebooks in threads."""
+    inside, most, parse = [], [], ast.parse
+
+    def slowly(source):
+        inside.append(source)
+        time.sleep(0.001)
+        most.append(len(inside))
+        inside.pop()
+        return parse(source)
+
+    nb = new_notebook(cells=[new_code_cell("import flowbook.ode")])
+    with monkeypatch.context() as patch, ThreadPoolExecutor(4) as pool:
+        patch.setattr(ast, "parse", slowly)
+        list(pool.map(notebooks.visible_modules, [nb] * 8))
+    assert max(most) == 1 and len(most) > 8
