@@ -157,10 +157,6 @@ def export() -> None:
     nbdev_export.__wrapped__()
     for path in orphans():
         path.unlink()
-    for name in exported_modules():  # nbdev misses imports that span several lines
-        path = PACKAGE / f"{name}.py"
-        text = path.read_text()
-        path.write_text(re.sub(r"(?m)^from flowbook\.", "from .", text))
 
 
 # --- what a notebook can see of the package ------------------------------------------

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .notation import (
+from flowbook.notation import (
     flatten_points,
     require_finite,
     require_points,

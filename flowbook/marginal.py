@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .notation import (
+from flowbook.notation import (
     flatten_points,
     require_finite,
     require_points,

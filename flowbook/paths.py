@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .notation import (
+from flowbook.notation import (
     expand_time,
     flatten_points,
     require_points,

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from .checkpoints import (
+from flowbook.checkpoints import (
     checkpoints,
     latest_checkpoint,
     load_checkpoint,

@@ -20,7 +20,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import Dataset
 
 from .checkpoints import hold_signals
-from .draws import (
+from flowbook.draws import (
     batch_rows,
     draw_seeds,
     draw_step,
@@ -29,7 +29,7 @@ from .draws import (
     training_data,
 )
 from .losses import Floor, cfm_loss
-from .processes import (
+from flowbook.processes import (
     agree_to_stop,
     agreed,
     borrow_accelerator,
