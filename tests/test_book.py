@@ -517,10 +517,12 @@ def test_dark_mode_switches(tab, address):
 
 
 def test_dark_mode_turns_no_picture_over(chromium, address):
-    """Catches digits that are black on white at night, and curves that stay white."""
+    """Catches digits black on white at night, curves that stay white, pale letters."""
     tab = chromium.new_page(color_scheme="dark")
     tab.goto(address + "nbs/12b_unet.html")
-    filters = """() => [...document.querySelectorAll("figure img")].map(
-        i => [i.classList.contains("as-is"), getComputedStyle(i).filter != "none"])"""
-    assert sorted(tab.evaluate(filters)) == [[False, True], [True, False]]
+    looks = """() => [...document.querySelectorAll("figure img")].map(i => [
+        i.classList.contains("as-is"), getComputedStyle(i).filter != "none",
+        getComputedStyle(i).backgroundColor])"""
+    clear, black = "rgba(0, 0, 0, 0)", "rgb(0, 0, 0)"
+    assert sorted(tab.evaluate(looks)) == [[False, True, clear], [True, False, black]]
     tab.close()
