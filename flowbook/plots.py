@@ -32,7 +32,7 @@ STYLE = {
     "figure.constrained_layout.use": True,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.prop_cycle": plt.cycler(ls=["-", "--"]) * plt.cycler(color=[CURVE, SECOND]),
+    "axes.prop_cycle": plt.cycler(color=[CURVE, SECOND]),
     "axes.titlesize": "medium",
     "legend.fontsize": 11,
     "legend.frameon": False,
