@@ -42,6 +42,15 @@ SETTLED = """async () => {
     document.querySelectorAll("img").forEach(i => i.loading = "eager");
     await Promise.all([...document.images].map(i => i.decode().catch(() => {})));
 }"""
+SHIFTS = """async () => {
+    await MathJax.startup.promise;
+    return new Promise(resolve => {
+        let sum = 0;
+        new PerformanceObserver(list => list.getEntries().forEach(e => sum += e.value))
+            .observe({ type: "layout-shift", buffered: true });
+        setTimeout(() => resolve(sum), 500);
+    });
+}"""
 NO_TRANSITIONS = """() => {
     const style = document.createElement("style");
     style.textContent = "* { transition: none !important; animation: none !important }";
@@ -133,6 +142,21 @@ def test_a_formula_keeps_its_punctuation(chromium, address):
     assert spans.count() > 50
     assert spans.evaluate_all(broken) == []
     phone.close()
+
+
+@pytest.mark.parametrize("size", [WIDE, PHONE], ids=["wide", "phone"])
+def test_nothing_moves_while_formulas_are_set(chromium, address, size):
+    """Catches text that jumps under a reader's eyes: shifts of 0.1 and more are felt.
+
+    The best of three visits: on a busy machine a page's patience may end first.
+    """
+    shifts = []
+    for _ in range(3):
+        tab = chromium.new_page(viewport=size)
+        tab.goto(address + "nbs/02_change_of_variables.html")
+        shifts.append(tab.evaluate(SHIFTS))
+        tab.close()
+    assert min(shifts) < 0.1
 
 
 def test_every_local_link_and_anchor_is_alive(tab, address):
