@@ -57,13 +57,13 @@ def statements(page: str, markdown: str) -> Iterator[Statement]:
         )
 
 
-def checks(nb: NotebookNode) -> Iterator[dict]:
+def checks(page: str, nb: NotebookNode) -> Iterator[dict]:
     """Yield what the `check` and `reject` calls of an executed notebook recorded."""
     for cell in nb.cells:
         for output in cell.get("outputs", []):
             record = output.get("data", {}).get(MIME)
             if record:
-                yield record
+                yield {"page": page, **record}
 
 
 def gaps(found: list[Statement], recorded: list[dict]) -> list[str]:
@@ -91,7 +91,7 @@ FREE = ("ch-", "def-", "eq-", "code-", "rem-", "ex-", "alg-", "asm-")
 
 
 def page(found: list[Statement], recorded: list[dict], titles: dict[str, str]) -> str:
-    """The ledger as MyST markdown; `titles` gives each page's."""
+    """The ledger as MyST markdown; `titles` gives each page's, in the book's order."""
     wrong = sum(c["rejected"] for c in recorded)
     lines = [
         "(ledger)=",
@@ -105,9 +105,17 @@ def page(found: list[Statement], recorded: list[dict], titles: dict[str, str]) -
         "of the line, a formula that is wrong on purpose right of it.",
         "",
     ]
-    for page_name in dict.fromkeys(s.page for s in found):
-        lines += [f"## {titles[page_name]}", ""]
-        for s in (s for s in found if s.page == page_name):
+    labels = {s.label for s in found}
+    for page_name, heading in titles.items():
+        here = [s for s in found if s.page == page_name]
+        others = [
+            c
+            for c in recorded
+            if c["page"] == page_name and c["statement"] not in labels
+        ]
+        if here or others:
+            lines += [f"## {heading}", ""]
+        for s in here:
             lines += [
                 f"### {s.title or s.kind.capitalize()}",
                 "",
@@ -119,9 +127,8 @@ def page(found: list[Statement], recorded: list[dict], titles: dict[str, str]) -
                 lines += [f"*No check:* {s.no_check}", ""]
             if rows:
                 lines += table(rows)
-    lines += ["## Checks of code, definitions and exercises", ""]
-    labels = {s.label for s in found}
-    lines += table([c for c in recorded if c["statement"] not in labels])
+        if others:
+            lines += ["### Code, definitions and exercises", "", *table(others)]
     return "\n".join(lines) + "\n"
 
 

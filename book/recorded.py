@@ -102,7 +102,8 @@ def pictures(text: str, folder: Path = RESULTS) -> list[Path]:
 
 
 def missing(stage: str) -> str:
-    return f"```{{note}}\nNot yet recorded: `make gpu STAGE={stage}` writes it.\n```"
+    said = "No run on a GPU is recorded in this copy of the book"
+    return f"```{{note}}\n{said}: `make gpu STAGE={stage}` records one.\n```"
 
 
 def shown(record: dict) -> str:
@@ -201,9 +202,10 @@ def timings(runs: list[Run], folder: Path = RESULTS) -> str:
             "",
             "## On a GPU",
             "",
-            fill("<!-- recorded: speed -->", folder),
+            "`make gpu` times the package on a GPU, and compares each function there "
+            "with the same on the CPU.",
             "",
-            "Each exported function on a GPU against the CPU:",
+            fill("<!-- recorded: speed -->", folder),
             "",
             fill("<!-- recorded: tests -->", folder),
             "",

@@ -57,6 +57,9 @@ def page(nb: NotebookNode) -> NotebookNode:
         cell.source = found.code
         cell.execution_count = number
         cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
+        for output in cell.outputs:
+            if ledger.MIME in output.get("data", {}):
+                output["data"]["text/html"] = _unbroken(output["data"]["text/html"])
         _caption(cell, found.values)
         cells.append(cell)
         film = film or bool(panels.films(cell))
@@ -65,6 +68,14 @@ def page(nb: NotebookNode) -> NotebookNode:
             cells.append(panels.place(cell, touched[-1]))
     nb.cells = cells + panels.loading(cells[-1], touched, film=film)
     return nb
+
+
+def _unbroken(check: str) -> str:
+    """A check's line, in which no number breaks: 1e-12 stays, and ≤, × and % at it."""
+    check = re.sub(r"\d[\d.]*e-\d+", r'<span class="together">\g<0></span>', check)
+    return re.sub(
+        r"(?<=[≤≥×=≈]) (?=[<\d])|(?<=&gt;) (?=[<\d])| (?=[×%])", "\u00a0", check
+    )
 
 
 def _indexed(block: re.Match) -> str:
@@ -127,6 +138,7 @@ class Export:
     value: str
     chapter: str
     section: str
+    private_base: bool = False  # what it inherits is documented nowhere else
 
 
 def exports(
@@ -138,16 +150,21 @@ def exports(
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
             kind = "class" if isinstance(node, ast.ClassDef) else "function"
             name, value = node.name, ""
+            bases = getattr(node, "bases", [])
+            inherits = any(isinstance(b, ast.Name) and b.id[0] == "_" for b in bases)
             about = (ast.get_docstring(node) or "").partition("\n\n")[0]
         elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-            kind, name = "data", node.targets[0].id
+            kind, name, inherits = "data", node.targets[0].id, False
             value = ast.unparse(node.value)
-            line = code.splitlines()[node.end_lineno - 1]
-            about = line.partition("  # ")[2]
+            lines = code.splitlines()
+            ends = (lines[node.end_lineno - 1], lines[node.lineno - 1])
+            about = next(
+                (c for _, _, c in (e.partition("  # ") for e in ends) if c), ""
+            )
         else:
             continue
         if not name.startswith("_"):
-            yield Export(module, name, kind, about, value, chapter, section)
+            yield Export(module, name, kind, about, value, chapter, section, inherits)
 
 
 def exported_by(nb: NotebookNode, stem: str) -> Iterator[Export]:
@@ -208,6 +225,7 @@ def _entry(export: Export) -> str:
         head = f".. py:data:: {export.name}\n{home}{value}\n   {about}\n"
     elif export.kind == "class":
         head = f".. autoclass:: {name}\n   :members:\n   :member-order: bysource\n"
+        head += "   :inherited-members:\n" if export.private_base else ""
     else:
         head = f".. autofunction:: {name}\n"
     return f"{head}\n   Derived in {where}.\n"
@@ -275,7 +293,7 @@ def stage(runs: list[Run], folder: Path = SOURCE) -> None:
         stem = run.path.stem
         files[f"nbs/{stem}.ipynb"] = nbformat.writes(nb)
         found += ledger.statements(f"nbs/{stem}", _markdown(nb))
-        measured += ledger.checks(run.nb)
+        measured += ledger.checks(f"nbs/{stem}", run.nb)
         static += recorded.pictures(_markdown(run.nb))
         exported += exported_by(run.nb, stem)
         for cell in (c for c in run.nb.cells if c.cell_type == "code"):

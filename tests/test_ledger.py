@@ -29,6 +29,7 @@ No check is asked of a definition.
 
 def row(statement: str, rejected: bool = False) -> dict:
     return {
+        "page": "nbs/x",
         "statement": statement,
         "claim": "c",
         "residual": 1e-16,
@@ -59,11 +60,12 @@ def test_a_statement_without_a_check_is_a_gap():
 def test_the_page_has_a_row_for_each_check():
     """Catches a residual that is measured and not shown."""
     found = list(ledger.statements("nbs/x", TEXT))
-    page = ledger.page(
-        found, [row("thm-a"), row("thm-a", rejected=True)], {"nbs/x": "00 · X"}
-    )
-    assert page.count("1e-16") == 2
+    rows = [row("thm-a"), row("thm-a", rejected=True), row("code-c")]
+    page = ledger.page(found, rows, {"nbs/w": "W", "nbs/x": "00 · X"})
+    assert page.count("1e-16") == 3
     assert "✓ c" in page and "✗ c" in page and "definition in disguise" in page
+    assert page.index("## 00 · X") < page.index("### Code, definitions and exercises")
+    assert "## W" not in page  # it states nothing and checks nothing
 
 
 def test_a_bar_ends_on_the_right_side_of_the_tolerance():

@@ -10,7 +10,20 @@ import pytest
 import torch
 from PIL import Image
 
-from flowbook.plots import BETWEEN, NOISE, film, keep_colors, scatter, sprite_sheet
+from flowbook.plots import (
+    BETWEEN,
+    NOISE,
+    STYLE,
+    film,
+    keep_colors,
+    scatter,
+    sprite_sheet,
+)
+
+
+def test_many_curves_of_one_colour_are_solid():
+    """Catches dashes in the colour cycle: a dashed line is a wrong formula."""
+    assert STYLE["axes.prop_cycle"].keys == {"color"}
 
 
 def test_a_figure_of_pictures_has_no_ground_and_grey_letters():

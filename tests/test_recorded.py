@@ -72,13 +72,14 @@ def test_without_a_record_the_page_says_so(tmp_path):
     """Catches an empty place, or a number made up, where nothing was recorded."""
     text = recorded.fill("<!-- recorded: table -->", tmp_path)
     assert text.strip("`").strip() == (
-        "{note}\nNot yet recorded: `make gpu STAGE=table` writes it."
+        "{note}\nNo run on a GPU is recorded in this copy of the book: "
+        "`make gpu STAGE=table` records one."
     )
     assert recorded.pictures("<!-- recorded: table -->", tmp_path) == []
 
 
 def test_a_page_may_ask_for_known_stages_only(tmp_path):
-    """Catches a misspelt stage, which would be "not yet recorded" for ever."""
+    """Catches a misspelt stage, which would never be recorded."""
     with pytest.raises(BookError, match="'imags'"):
         recorded.fill("<!-- recorded: imags -->", tmp_path)
 
@@ -140,4 +141,4 @@ def test_the_timings_are_the_runs(tmp_path):
     runs.append(Run(tmp_path / "02_y.ipynb", None, tmp_path, 40.0))
     text = recorded.timings(copy.copy(runs), tmp_path)
     assert "42 s in all" in text and "`nbs/01_x`" in text and "  - 40\n" in text
-    assert text.count("Not yet recorded") == 2
+    assert text.count("No run on a GPU is recorded") == 2

@@ -98,3 +98,33 @@ def test_each_export_knows_where_it_is_derived():
 def test_names_that_differ_by_case_only_have_places_of_their_own():
     """Catches `Method` and `method`: a label has no capitals."""
     assert stage._label("ode", "Method") != stage._label("ode", "method")
+
+
+def test_what_a_private_base_gives_is_documented():
+    """Catches methods that stand on no page, as their class is not exported."""
+    cell = new_code_cell(
+        "#| export\nclass Path(_Base):\n    pass\n\nclass Net(Module):\n    pass"
+    )
+    private, public = stage.exports(cell, "paths", "09_gaussian_paths", "Paths")
+    assert ":inherited-members:" in stage._entry(private)
+    assert ":inherited-members:" not in stage._entry(public)
+
+
+def test_a_constant_of_many_lines_has_its_comment():
+    """Catches a name of the API without a word."""
+    cell = new_code_cell(
+        "#| export\nA = {  # by name\n    1: 2,\n}\nB = 3\nC = [\n]  # c"
+    )
+    said = [e.about for e in stage.exports(cell, "paths", "09_gaussian_paths", "Paths")]
+    assert said == ["by name", "", "c"]
+
+
+def test_no_number_of_a_check_breaks():
+    """Catches a line that ends in 1e- or ≤."""
+    gap, line = "\u00a0", "✓ checked: 2 &lt; 3 — residual 1.5e-16 ≤ 2e-12 (7 × 7, 1 %)"
+    number = '<span class="together">{}</span>'.format
+    assert stage._unbroken(line) == (
+        f"✓ checked: 2 &lt; 3 — residual {number('1.5e-16')} ≤{gap}{number('2e-12')} "
+        f"(7{gap}×{gap}7, 1{gap}%)"
+    )
+    assert stage._unbroken("1 &gt; 0.5") == f"1 &gt;{gap}0.5"

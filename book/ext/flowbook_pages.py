@@ -177,12 +177,33 @@ def keep_together(app: Sphinx, doctree: nodes.document) -> None:
         parent[i] = nodes.inline("", "", *touching, classes=["together"])
 
 
+GAP = re.compile(r"(?<=\d) (?=%|×)|(?<=\d ×) (?=\d)|(?<=^\w\w) · |(?<=^\w\w\w) · ")
+VERBATIM = (nodes.literal, nodes.math, nodes.FixedTextElement)
+
+
+def keep_numbers(app: Sphinx, doctree: nodes.document) -> None:
+    """Keep "95 %", "28 × 28" and the beginning of "09 · Gaussian paths" on one line."""
+    for text in list(doctree.findall(nodes.Text)):
+        if isinstance(text.parent, VERBATIM):
+            continue
+        kept = GAP.sub(lambda gap: gap[0].replace(" ", "\u00a0"), text)
+        if kept != text:  # by place: `replace` takes the first text that reads the same
+            text.parent[text.parent.index(text)] = nodes.Text(kept)
+
+
+CODE = re.compile(r'(?<!\S)--[a-z][a-z-]*|"\w+"(?!\w)')
+
+
 def plain_docstring(app, what, name, obj, options, lines: list[str]) -> None:
-    """Docstrings are plain text with `code` and *stress*; (B, *D) is no markup."""
+    """Docstrings are plain text with `code` and *stress*; (B, *D) is no markup.
+
+    A "value" and an --option are code: else they get curly quotes and a dash.
+    """
     parts = "\n".join(lines).split("`")
     parts[::2] = [
         re.sub(r"(?<!\w)\*(?!\w+\*)|[|\\]|_\b", r"\\\g<0>", part) for part in parts[::2]
     ]
+    parts[::2] = [CODE.sub(r"``\g<0>``", part) for part in parts[::2]]
     lines[:] = "``".join(parts).split("\n")
 
 
@@ -191,6 +212,7 @@ def setup(app: Sphinx) -> dict:
         app.setup_extension(name)
     app.connect("env-check-consistency", number_by_chapter)
     app.connect("autodoc-process-docstring", plain_docstring)
+    app.connect("doctree-read", keep_numbers, priority=100)  # before titles are read
     app.connect("doctree-read", link_words)
     app.connect("doctree-read", keep_together, priority=600)
     app.connect("doctree-resolved", name_statements)

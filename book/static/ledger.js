@@ -59,7 +59,7 @@ addEventListener("DOMContentLoaded", () => {
         const alone = bare && here && (kind.value === "" || kind.value === "no") && asked.every((w) => head.includes(w));
         block.hidden = !kept && !alone;
         rows += kept;
-        if (!block.hidden) (shown++, block !== section && statements++);
+        if (!block.hidden) (shown++, head.includes("hypotheses.") && statements++);
       }
       section.hidden = !shown;
     }

@@ -52,8 +52,8 @@ flowbook.panel(
         plot.line([[0, 0], [1, 0]], color.faint, 0.5);
         plot.line(grid.map((t) => [t, path.alpha(t)]), color.data, 3);
         plot.line(grid.map((t) => [t, path.sigma(t)]), color.noise, 3);
-        plot.text(0.02, 1.4, "α: data", color.data);
-        plot.text(0.98, 1.4, "σ: noise", color.noise, "right");
+        plot.text(0.02, 1.4, "σ: noise", color.noise);
+        plot.text(0.98, 1.4, "α: data", color.data, "right");
       },
     });
     panel.plot({
