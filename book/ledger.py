@@ -126,9 +126,10 @@ def page(found: list[Statement], recorded: list[dict], titles: dict[str, str]) -
             if s.no_check:
                 lines += [f"*No check:* {s.no_check}", ""]
             if rows:
-                lines += table(rows)
+                lines += table(rows, s.page)
         if others:
-            lines += ["### Code, definitions and exercises", "", *table(others)]
+            lines += ["### Code, definitions and exercises", ""]
+            lines += table(others, page_name)
     return "\n".join(lines) + "\n"
 
 
@@ -164,8 +165,16 @@ def bar(residual: float, tolerance: float) -> str:
     )
 
 
-def table(rows: list[dict]) -> list[str]:
-    """Residuals against tolerances, a row a check, as a MyST list table."""
+def _elsewhere(check: dict) -> str:
+    chapter = check["page"].rpartition("/")[2].partition("_")[0]
+    return f" (in {{doc}}`{chapter} <{check['page']}>`)"
+
+
+def table(rows: list[dict], home: str) -> list[str]:
+    """Residuals against tolerances, a row a check, as a MyST list table.
+
+    A check that another page than `home` makes of its statement leads there.
+    """
     lines = [
         "```{list-table}",
         ":header-rows: 1",
@@ -182,7 +191,7 @@ def table(rows: list[dict]) -> list[str]:
         relation = "\\> " if c["rejected"] else "≤ "
         mark = "✗ " if c["rejected"] else "✓ "
         lines += [
-            f"* - {mark}{c['claim']}",
+            f"* - {mark}{c['claim']}{'' if c['page'] == home else _elsewhere(c)}",
             f"  - {c['residual']:.3g}",
             f"  - {relation}{c['tolerance']:.3g}",
             f"  - {bar(c['residual'], c['tolerance'])}",

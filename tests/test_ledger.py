@@ -68,6 +68,13 @@ def test_the_page_has_a_row_for_each_check():
     assert "## W" not in page  # it states nothing and checks nothing
 
 
+def test_a_check_of_another_chapter_leads_there():
+    """Catches "E38", which nobody can place."""
+    slip = row("thm-a") | {"page": "nbs/a5_slips"}
+    here, there = (ledger.table([r], "nbs/x") for r in (row("thm-a"), slip))
+    assert "* - ✓ c" in here and "* - ✓ c (in {doc}`a5 <nbs/a5_slips>`)" in there
+
+
 def test_a_bar_ends_on_the_right_side_of_the_tolerance():
     """Catches a check drawn as a failure, a log of zero, a bar longer than its box."""
     assert 'class="bar left"' in ledger.bar(1e-3, 1.0)

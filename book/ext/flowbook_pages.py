@@ -207,11 +207,17 @@ def plain_docstring(app, what, name, obj, options, lines: list[str]) -> None:
     lines[:] = "``".join(parts).split("\n")
 
 
+def no_signature(app, what, name, obj, options, signature, returns) -> tuple | None:
+    """A protocol is not called: (*args, **kwargs) would say nothing."""
+    return ("", None) if getattr(obj, "_is_protocol", False) else None
+
+
 def setup(app: Sphinx) -> dict:
     for name in ("flowbook_proofs", "flowbook_finish"):
         app.setup_extension(name)
     app.connect("env-check-consistency", number_by_chapter)
     app.connect("autodoc-process-docstring", plain_docstring)
+    app.connect("autodoc-process-signature", no_signature)
     app.connect("doctree-read", keep_numbers, priority=100)  # before titles are read
     app.connect("doctree-read", link_words)
     app.connect("doctree-read", keep_together, priority=600)
