@@ -144,6 +144,13 @@ def _link(s: Statement) -> str:
     return f'{link} (<a class="reference internal" href="{href}">proof</a>)'
 
 
+def unbroken(said: str) -> str:
+    """What a check says, as HTML that keeps 1e-12 on one line, and ≤, × and % at it."""
+    said = re.sub(r"\d[\d.]*e-\d+", r'<span class="together">\g<0></span>', said)
+    relation = r"(?<=[≤≥×=≈]) (?=[<\d])|(?<=&gt;) (?=[<\d])"
+    return re.sub(rf"{relation}|(?<=\d) (?=[×%])", "\u00a0", said)
+
+
 DECADES = 6  # a bar reaches this many powers of ten to either side of the tolerance
 
 
@@ -191,10 +198,11 @@ def table(rows: list[dict], home: str) -> list[str]:
         relation = "\\> " if c["rejected"] else "≤ "
         mark = "✗ " if c["rejected"] else "✓ "
         lines += [
-            f"* - {mark}{c['claim']}{'' if c['page'] == home else _elsewhere(c)}",
+            f"* - {mark}{unbroken(c['claim'])}"
+            f"{'' if c['page'] == home else _elsewhere(c)}",
             f"  - {c['residual']:.3g}",
             f"  - {relation}{c['tolerance']:.3g}",
             f"  - {bar(c['residual'], c['tolerance'])}",
-            f"  - {c['because']}",
+            f"  - {unbroken(c['because'])}",
         ]
     return [*lines, "```", ""]

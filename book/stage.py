@@ -59,7 +59,9 @@ def page(nb: NotebookNode) -> NotebookNode:
         cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
         for output in cell.outputs:
             if ledger.MIME in output.get("data", {}):
-                output["data"]["text/html"] = _unbroken(output["data"]["text/html"])
+                output["data"]["text/html"] = ledger.unbroken(
+                    output["data"]["text/html"]
+                )
         _caption(cell, found.values)
         cells.append(cell)
         film = film or bool(panels.films(cell))
@@ -68,14 +70,6 @@ def page(nb: NotebookNode) -> NotebookNode:
             cells.append(panels.place(cell, touched[-1]))
     nb.cells = cells + panels.loading(cells[-1], touched, film=film)
     return nb
-
-
-def _unbroken(check: str) -> str:
-    """A check's line, in which no number breaks: 1e-12 stays, and ≤, × and % at it."""
-    check = re.sub(r"\d[\d.]*e-\d+", r'<span class="together">\g<0></span>', check)
-    return re.sub(
-        r"(?<=[≤≥×=≈]) (?=[<\d])|(?<=&gt;) (?=[<\d])| (?=[×%])", "\u00a0", check
-    )
 
 
 def _indexed(block: re.Match) -> str:

@@ -94,3 +94,14 @@ def test_a_proof_is_linked_from_its_statement():
     a, b = ledger.statements("nbs/x", TEXT + proof)
     assert not a.proved and b.proved
     assert 'href="nbs/x.html#proof-lem-b"' in ledger._link(b)
+
+
+def test_no_number_of_a_check_breaks():
+    """Catches a line that ends in 1e- or ≤."""
+    gap, line = "\u00a0", "✓ checked: 2 &lt; 3 — residual 1.5e-16 ≤ 2e-12 (7 × 7, 1 %)"
+    number = '<span class="together">{}</span>'.format
+    assert ledger.unbroken(line) == (
+        f"✓ checked: 2 &lt; 3 — residual {number('1.5e-16')} ≤{gap}{number('2e-12')} "
+        f"(7{gap}×{gap}7, 1{gap}%)"
+    )
+    assert ledger.unbroken("1 &gt; 0.5") == f"1 &gt;{gap}0.5"

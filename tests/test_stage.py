@@ -117,14 +117,3 @@ def test_a_constant_of_many_lines_has_its_comment():
     )
     said = [e.about for e in stage.exports(cell, "paths", "09_gaussian_paths", "Paths")]
     assert said == ["by name", "", "c"]
-
-
-def test_no_number_of_a_check_breaks():
-    """Catches a line that ends in 1e- or ≤."""
-    gap, line = "\u00a0", "✓ checked: 2 &lt; 3 — residual 1.5e-16 ≤ 2e-12 (7 × 7, 1 %)"
-    number = '<span class="together">{}</span>'.format
-    assert stage._unbroken(line) == (
-        f"✓ checked: 2 &lt; 3 — residual {number('1.5e-16')} ≤{gap}{number('2e-12')} "
-        f"(7{gap}×{gap}7, 1{gap}%)"
-    )
-    assert stage._unbroken("1 &gt; 0.5") == f"1 &gt;{gap}0.5"
