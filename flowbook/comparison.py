@@ -94,7 +94,7 @@ class Method:
     predicts: str
 
 
-FOUR_METHODS = {
+FOUR_METHODS = {  # of the paper's comparison
     "FM-OT": Method(OTPath(1e-4), cfm_loss, "velocity"),
     "FM-VP": Method(VPPath(), cfm_loss, "velocity"),
     "score matching": Method(VPPath(), score_loss, "score"),

@@ -143,14 +143,17 @@ _FASHION = [
         "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
     ),
 ]
-FASHION_MNIST = {"train": tuple(_FASHION[:2]), "test": tuple(_FASHION[2:])}
-CIFAR10 = Archive(  # the binary version: to read it, nothing is unpickled
+FASHION_MNIST = {
+    "train": tuple(_FASHION[:2]),
+    "test": tuple(_FASHION[2:]),
+}  # of each split, the file of images and that of labels
+CIFAR10 = Archive(
     "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
     "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
-)
+)  # the binary version: to read it, nothing is unpickled
 
 # %% ../nbs/a7_datasets.ipynb #cff5b59d
-DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # where its package has the files
+DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # where Debian has Fashion-MNIST
 
 
 def fetch(

@@ -22,7 +22,10 @@ from .toy import GaussianMixture
 
 # %% ../nbs/07_marginal.ipynb #6609b5af
 class ScheduledPath(Protocol):
-    """What this module needs of a path x_t = alpha x1 + sigma x0: elementwise in t."""
+    """What this module needs of a path x_t = alpha x1 + sigma x0.
+
+    The functions alpha, sigma and their derivatives dalpha, dsigma, elementwise in t.
+    """
 
     def alpha(self, t: Tensor) -> Tensor: ...
     def sigma(self, t: Tensor) -> Tensor: ...

@@ -54,7 +54,7 @@ class Method:
     evaluations: int
 
 
-METHODS = {
+METHODS = {  # the fixed-step solvers by name
     "euler": Method(euler_step, order=1, evaluations=1),
     "midpoint": Method(midpoint_step, order=2, evaluations=2),
     "heun": Method(heun_step, order=2, evaluations=2),

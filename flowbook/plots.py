@@ -23,7 +23,8 @@ DATA = "#D55E00"  # vermilion: where it ends
 PATH = "#007A5A"  # green: the way between
 DENSITY = "#9B4F8A"  # purple: a probability density
 WRONG = "#555555"  # grey, dashed: a formula that is wrong on purpose
-CURVE, SECOND = "#222222", "#804000"  # black, brown: what is none of these
+CURVE = "#222222"  # black: what is none of these
+SECOND = "#804000"  # brown: a second such curve beside it
 BETWEEN = "#757575"  # for words on a white page and on a black one
 
 STYLE = {
@@ -38,7 +39,7 @@ STYLE = {
     "legend.frameon": False,
     "image.cmap": "cividis",
     "font.size": 12,  # 8.5 px where a phone shows the figure at half its size
-}
+}  # matplotlib's settings: the book's one look
 
 # %% ../nbs/a3_plots.ipynb #4dd37f23
 def use_style() -> None:

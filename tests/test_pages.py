@@ -22,13 +22,14 @@ def test_punctuation_stays_with_its_formula_and_in_its_place(pages):
         formula("y"),
         nodes.Text("), so ("),
         formula("i"),
-        nodes.Text("-th"),
+        nodes.Text("-th. ✗ "),
+        formula("a"),
     ]
     before = document.astext()
     pages.keep_together(None, document)
     assert document.astext() == before
     together = [n.astext() for n in document.findall(nodes.inline)]
-    assert together == ["x,", "y),", "(i-th"]
+    assert together == ["x,", "y),", "(i-th.", "✗ a"]
 
 
 def test_a_number_stays_with_what_it_counts(pages):

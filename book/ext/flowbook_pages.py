@@ -150,7 +150,7 @@ def _has_glossary(app: Sphinx) -> bool:
     return "glossary" in app.env.found_docs
 
 
-OPENS = re.compile(r"[(\[“‘]+$")
+OPENS = re.compile(r"(?:[✗✓] |[(\[“‘])+$")
 CLOSES = re.compile(r"[.,;:!?)\]”’…]+|[-–]\w+[.,;:!?)\]]*")
 
 
