@@ -202,6 +202,7 @@ def _line(export: Export) -> str:
     """A function on the API's first page: its name, what it does, its derivation."""
     parts = " ".join(export.about.split()).split("`")
     parts[::2] = [re.sub(r"[*_$<\[\]|\\]", r"\\\g<0>", part) for part in parts[::2]]
+    parts[::2] = [re.sub(r'"[\w-]+"', r"`\g<0>`", part) for part in parts[::2]]
     where = f"{{ref}}`derivation <{_label(export.module, export.name)}>`"
     name = f"{{py:obj}}`~flowbook.{export.module}.{export.name}`"
     return f"- {name}: {'`'.join(parts)} ({where})"
@@ -213,7 +214,8 @@ def _entry(export: Export) -> str:
     place = re.sub(r"[`$\\{}<>]", "", export.section)
     where = f":ref:`{place} <{_label(export.module, export.name)}>`"
     if export.kind == "data":
-        value = f"   :value: {export.value}\n" if len(export.value) < 80 else ""
+        plain = len(export.value) < 80 and not re.search(r"\b_\w", export.value)
+        value = f"   :value: {export.value}\n" if plain else ""
         about = re.sub(r"[*|`\\]", r"\\\g<0>", export.about)
         home = f"   :module: flowbook.{export.module}\n"  # else the name has it twice
         head = f".. py:data:: {export.name}\n{home}{value}\n   {about}\n"

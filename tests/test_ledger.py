@@ -101,7 +101,8 @@ def test_no_number_of_a_check_breaks():
     gap, line = "\u00a0", "✓ checked: 2 &lt; 3 — residual 1.5e-16 ≤ 2e-12 (7 × 7, 1 %)"
     number = '<span class="together">{}</span>'.format
     assert ledger.unbroken(line) == (
-        f"✓ checked: 2 &lt; 3 — residual {number('1.5e-16')} ≤{gap}{number('2e-12')} "
+        f"✓ checked: 2 &lt; 3{gap}— residual {number('1.5e-16')}{gap}≤{gap}"
+        f"{number('2e-12')} "
         f"(7{gap}×{gap}7, 1{gap}%)"
     )
-    assert ledger.unbroken("1 &gt; 0.5") == f"1 &gt;{gap}0.5"
+    assert ledger.unbroken("1 &gt; 0.5") == f"1{gap}&gt;{gap}0.5"

@@ -39,7 +39,9 @@ def test_a_number_stays_with_what_it_counts(pages):
     document += [nodes.paragraph(t, t) for t in said]
     document += [nodes.literal_block(said[2], said[2])]
     document[0] += [nodes.literal("", said[2]), nodes.math("", said[2])]
-    pages.keep_numbers(None, document)
+    document[1] += nodes.literal("", "x" * (pages.SHORT + 1))
+    pages.KeepNumbers(document).apply()
+    assert document[0][1]["classes"] == ["together"] and not document[1][1]["classes"]
     assert document[0][0] == "12b\u00a0·\u00a0A U-Net · two"
     assert document[1][0] == "a4\u00a0·\u00a0Metrics"
     assert document[2][0] == "95\u00a0% of 28\u00a0×\u00a028"
@@ -47,13 +49,58 @@ def test_a_number_stays_with_what_it_counts(pages):
     assert all(n[0] == said[2] for n in (document[0][1], document[0][2], document[4]))
 
 
+def test_a_reference_stays_in_one_piece(pages):
+    """Catches a line that begins with the number of a theorem."""
+    document = new_document("page")
+    for text in ("Theorem 3.2", "Fig. 3.2", "see Theorem 3.2"):
+        document += nodes.paragraph("", "", nodes.reference("", text), nodes.Text(text))
+    pages.keep_references(None, document, "page")
+    texts = [[n.astext() for n in p.children] for p in document]
+    assert texts == [
+        ["Theorem\u00a03.2", "Theorem 3.2"],
+        ["Fig.\u00a03.2", "Fig. 3.2"],
+        ["see Theorem 3.2", "see Theorem 3.2"],
+    ]
+
+
+LONG = r"E\bigl[h_{x=0}(X)\bigr]"
+
+
+@pytest.mark.parametrize(
+    "tex, pieces",
+    [
+        ("a=b", ["a=b"]),  # short
+        (f"{LONG}={LONG}={LONG}", [LONG, "{}=" + LONG, "{}=" + LONG]),
+        (f"{LONG}:={LONG}\\le 1", [LONG, "{}:=" + LONG, r"{}\le 1"]),
+        (rf"\left[{LONG}=0\right]{LONG}", [rf"\left[{LONG}=0\right]{LONG}"]),
+        (rf"={LONG}{LONG}", [rf"={LONG}{LONG}"]),
+        (rf"\displaystyle {LONG}={LONG}", [rf"\displaystyle {LONG}={LONG}"]),
+    ],
+)
+def test_a_long_formula_may_break_where_tex_would(pages, tex, pieces):
+    """Catches a formula cut off on a phone; one torn within braces or fences."""
+    assert pages.split_formula(tex) == pieces
+    document = new_document("page")
+    document += nodes.paragraph("", "", nodes.Text("("), nodes.math(tex, tex))
+    document[0] += nodes.Text("), and")
+    document += nodes.title("", "", nodes.math(tex, tex))
+    pages.break_formulas(None, document)
+    assert [m.astext() for m in document[0].findall(nodes.math)] == pieces
+    assert len(document[1]) == 1  # titles stay as they are
+    pages.keep_together(None, document)
+    ends = [n.astext() for n in document[0].findall(nodes.inline)]
+    assert ends[0] == "(" + pieces[0] + ("" if len(pieces) > 1 else "),")
+    assert ends[-1].endswith(pieces[-1] + "),")
+
+
 def test_a_docstring_is_plain_text_with_code(pages):
     """Catches an option with a dash for --, curly quotes, (B, *D) as emphasis."""
     lines = [
-        'Points (B, *D) by "rk4" or --out-dir; `--x "y"` is *not* _y | 6" --- "a b".'
+        'Points (B, *D) by "logit-normal" or --out-dir; t["a"] is "a.0";',
+        '`--x "y"` is *not* _y | 6" --- "a b".',
     ]
     pages.plain_docstring(None, None, None, None, None, lines)
     assert lines == [
-        'Points (B, \\*D) by ``"rk4"`` or ``--out-dir``; ``--x "y"`` is *not* _y \\| '
-        '6" --- "a b".'
+        'Points (B, \\*D) by ``"logit-normal"`` or ``--out-dir``; t["a"] is ``"a.0"``;',
+        '``--x "y"`` is *not* _y \\| 6" --- "a b".',
     ]

@@ -13,6 +13,7 @@ from docutils import nodes
 from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
+from sphinx.transforms import SphinxTransform
 from sphinx_proof.nodes import NODE_TYPES, unenumerable_node
 
 
@@ -177,21 +178,77 @@ def keep_together(app: Sphinx, doctree: nodes.document) -> None:
         parent[i] = nodes.inline("", "", *touching, classes=["together"])
 
 
-GAP = re.compile(r"(?<=\d) (?=%|×)|(?<=\d ×) (?=\d)|(?<=^\w\w) · |(?<=^\w\w\w) · ")
-VERBATIM = (nodes.literal, nodes.math, nodes.FixedTextElement)
+GAP = re.compile(
+    r"(?<=\d) (?=%|×)|(?<=\d ×) (?=\d)"  # 95 %, 28 × 28
+    r"|(?<=^\w\w) · |(?<=^\w\w\w) · "  # 09 · Gaussian paths
+    r"|(?<=Theorem) (?=\d)"
+)
+VERBATIM = (nodes.math, nodes.FixedTextElement)
+SHORT = 24  # characters of code that fit any line
 
 
-def keep_numbers(app: Sphinx, doctree: nodes.document) -> None:
-    """Keep "95 %", "28 × 28" and the beginning of "09 · Gaussian paths" on one line."""
-    for text in list(doctree.findall(nodes.Text)):
-        if isinstance(text.parent, VERBATIM):
-            continue
-        kept = GAP.sub(lambda gap: gap[0].replace(" ", "\u00a0"), text)
-        if kept != text:  # by place: `replace` takes the first text that reads the same
-            text.parent[text.parent.index(text)] = nodes.Text(kept)
+class KeepNumbers(SphinxTransform):
+    """Keep a number on one line with what it counts, and short code in one piece."""
+
+    default_priority = 800  # before the titles are taken for links, at 850
+
+    def apply(self) -> None:
+        for text in list(self.document.findall(nodes.Text)):
+            if isinstance(text.parent, nodes.literal):
+                short = len(text) <= SHORT
+                text.parent["classes"] += ["together"] if short else []
+            elif not isinstance(text.parent, VERBATIM):
+                kept = GAP.sub(lambda gap: gap[0].replace(" ", "\u00a0"), text)
+                if kept != text:  # by place: `replace` takes the first that is equal
+                    text.parent[text.parent.index(text)] = nodes.Text(kept)
 
 
-CODE = re.compile(r'(?<!\S)--[a-z][a-z-]*|"\w+"(?!\w)')
+def keep_references(app: Sphinx, doctree: nodes.document, docname: str) -> None:
+    """Keep the text of a link, "Theorem 3.2" or "Fig. 3.2", on one line."""
+    for link in doctree.findall(nodes.reference):
+        for text in list(link.findall(nodes.Text)):
+            kept = re.sub(r"^([A-Z]\w+\.?) (?=[\d(])", "\\1\u00a0", text)
+            if kept != text:
+                text.parent[text.parent.index(text)] = nodes.Text(kept)
+
+
+LONG = 24  # letters of a formula that may be wider than a phone
+RELATIONS = {"=", "<", ">", r"\le", r"\ge", r"\approx", r"\to"}
+OPEN, CLOSE = {"{", r"\left", r"\begin"}, {"}", r"\right", r"\end"}
+
+
+def split_formula(tex: str) -> list[str]:
+    """Cut a long inline formula before its outer relations, where TeX would break it.
+
+    MathJax never breaks one: what is wider than a phone would be cut off.
+    """
+    tokens = re.findall(r"\\[a-zA-Z]+|\\.|.", tex, re.DOTALL)
+    letters = [
+        t for t in tokens if t.strip("{}^_ \n") and t not in (r"\,", r"\;", r"\!")
+    ]
+    if len(letters) <= LONG or r"\displaystyle" in tokens:
+        return [tex]
+    pieces, depth = [""], 0
+    for before, token in zip(["", *tokens], tokens, strict=False):
+        depth += (token in OPEN) - (token in CLOSE)
+        if token in RELATIONS and depth == 0 and pieces[-1].strip("{} "):
+            colon = before == ":"  # of :=
+            pieces[-1] = pieces[-1][: -1 if colon else None]
+            pieces.append("{}:" if colon else "{}")
+        pieces[-1] += token
+    return pieces
+
+
+def break_formulas(app: Sphinx, doctree: nodes.document) -> None:
+    """Let long formulas in the text break before =, ≤ and their like."""
+    for math in list(doctree.findall(nodes.math)):
+        pieces = split_formula(math.astext())
+        if len(pieces) > 1 and not isinstance(math.parent, nodes.title):
+            i = math.parent.index(math)
+            math.parent[i : i + 1] = [nodes.math(p, p) for p in pieces]
+
+
+CODE = re.compile(r'(?<!\S)--[a-z][a-z-]*|(?<![\[\w])"[\w-]+(?:\.\w+)*"(?!\w)')
 
 
 def plain_docstring(app, what, name, obj, options, lines: list[str]) -> None:
@@ -218,9 +275,11 @@ def setup(app: Sphinx) -> dict:
     app.connect("env-check-consistency", number_by_chapter)
     app.connect("autodoc-process-docstring", plain_docstring)
     app.connect("autodoc-process-signature", no_signature)
-    app.connect("doctree-read", keep_numbers, priority=100)  # before titles are read
+    app.add_transform(KeepNumbers)
     app.connect("doctree-read", link_words)
+    app.connect("doctree-read", break_formulas, priority=550)
     app.connect("doctree-read", keep_together, priority=600)
     app.connect("doctree-resolved", name_statements)
     app.connect("doctree-resolved", preview_terms)
+    app.connect("doctree-resolved", keep_references)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -57,13 +57,13 @@ flowbook.panel(
       },
     });
     panel.plot({
-      world: [0, 1, -3, 3],
+      world: [0, 1.03, -3, 3],
       aspect: 0.8,
       label: "Trajectories over t of 21 starting points, to three data points.",
       draw: (plot, ctx, color) => {
         for (const track of tracks)
           plot.line(track.map(([x], k) => [(k * END) / STEPS, x]), color.path, 1.2);
-        for (const x of DATA) plot.dot(0.99, x, 5, color.data);
+        for (const x of DATA) plot.dot(1, x, 5, color.data);
         plot.text(0.5, -2.85, "t", color.ink, "center");
       },
     });

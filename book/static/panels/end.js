@@ -5,8 +5,8 @@
 flowbook.panel(
   "end",
   "Touch it: the last moment",
-  "Make σ_min smaller: the density at t = 1 turns into two spikes, the field's slope grows " +
-    "like 1/σ_min, and the solver needs shorter steps to follow it.",
+  "Make σₘᵢₙ smaller: the density at t = 1 turns into two spikes, the field's slope grows " +
+    "like 1/σₘᵢₙ, and the solver needs shorter steps to follow it.",
   (panel) => {
     const DATA = [-1, 1];
     const starts = Array.from({ length: 14 }, (_, k) => -1.95 + 0.3 * k);
@@ -37,20 +37,20 @@ flowbook.panel(
       panel.slope = path.dsigma(1) / path.sigma(1);
       const off = euler.map((track, n) => Math.abs(track.at(-1)[1] - tracks[n].at(-1)[1]));
       panel.say(
-        `Slope at t = 1: ${panel.slope.toPrecision(3)}. Euler with 20 steps (dashed) ends ` +
+        `Slope at t = 1: −${Math.abs(panel.slope).toPrecision(3)}. Euler with 20 steps (dashed) ends ` +
           `up to ${Math.max(...off).toPrecision(2)} off, ` +
-          `${(Math.max(...off) / sigma).toPrecision(2)} times σ_min.`,
+          `${(Math.max(...off) / sigma).toPrecision(2)} times σₘᵢₙ.`,
       );
       panel.redraw();
     };
     panel.plot({
-      world: [0.7, 1, -1.9, 1.9],
+      world: [0.7, 1.01, -1.9, 1.9],
       aspect: 0.9,
       label: "Trajectories over t from 0.7 to 1: exact ones and Euler's.",
       draw: (plot, ctx, color) => {
         for (const track of tracks) plot.line(track, color.path, 2);
         for (const track of euler) plot.line(track, color.wrong, 1.2, [5, 4]);
-        for (const x of DATA) plot.dot(0.995, x, 5, color.data);
+        for (const x of DATA) plot.dot(1, x, 5, color.data);
         plot.text(0.71, -1.8, "t = 0.7", color.ink);
         plot.text(0.99, -1.8, "t = 1", color.ink, "right");
       },
@@ -58,7 +58,7 @@ flowbook.panel(
     panel.plot({
       world: [-2, 2, 0, 2.2],
       aspect: 0.9,
-      label: "The density at t = 1: two bells of width σ_min about the data points.",
+      label: "The density at t = 1: two bells of width σₘᵢₙ about the data points.",
       draw: (plot, ctx, color) => {
         const grid = Array.from({ length: 801 }, (_, k) => -2 + k / 200);
         const bell = (x) =>
@@ -69,7 +69,7 @@ flowbook.panel(
       },
     });
     panel.slider({
-      label: "σ_min",
+      label: "σₘᵢₙ",
       min: -3,
       max: -0.3,
       step: 0.05,
