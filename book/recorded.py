@@ -205,7 +205,11 @@ def timings(runs: list[Run], folder: Path = RESULTS) -> str:
             "`make gpu` times the package on a GPU, and compares each function there "
             "with the same on the CPU.",
             "",
+            "### Speed",
+            "",
             fill("<!-- recorded: speed -->", folder),
+            "",
+            "### The same numbers as the CPU",
             "",
             fill("<!-- recorded: tests -->", folder),
             "",

@@ -51,6 +51,17 @@ SHIFTS = """async () => {
         setTimeout(() => resolve(sum), 500);
     });
 }"""
+CUT_OFF = """() => {
+    document.querySelectorAll(".toggle-hidden")
+        .forEach(e => e.classList.remove("toggle-hidden"));
+    const parts = "mjx-container:not([display]), code, .together";
+    return [...document.querySelectorAll("article :is(p, li, dd, h1, h2, h3, summary)")]
+        .filter(block => !block.closest("table, pre"))
+        .flatMap(block => [...block.querySelectorAll(parts)]
+            .filter(e => e.getBoundingClientRect().right
+                > block.getBoundingClientRect().right + 1.5)
+            .map(e => e.textContent.slice(0, 60)));
+}"""
 NO_TRANSITIONS = """() => {
     const style = document.createElement("style");
     style.textContent = "* { transition: none !important; animation: none !important }";
@@ -128,6 +139,7 @@ def test_page_reads_without_a_stumble(tab, address, page):
     tab.wait_for_timeout(100)
     content, window = tab.evaluate(WIDTHS)
     assert content <= window, "the page scrolls sideways on a phone"
+    assert tab.evaluate(CUT_OFF) == [], "cut off at the edge of a paragraph"
 
 
 def test_a_formula_keeps_its_punctuation(chromium, address):

@@ -35,16 +35,16 @@ def test_punctuation_stays_with_its_formula_and_in_its_place(pages):
 def test_a_number_stays_with_what_it_counts(pages):
     """Catches a line that begins with a dot or %, and code or formulas changed."""
     document = new_document("page")
-    said = ["12b · A U-Net · two", "a4 · Metrics", "95 % of 28 × 28", "a × b"]
+    said = ["12b · A U-Net · two", "a4 · Metrics", "95 % of 28 × 28 in 5 s", "a × b"]
     document += [nodes.paragraph(t, t) for t in said]
     document += [nodes.literal_block(said[2], said[2])]
     document[0] += [nodes.literal("", said[2]), nodes.math("", said[2])]
     document[1] += nodes.literal("", "x" * (pages.SHORT + 1))
     pages.KeepNumbers(document).apply()
     assert document[0][1]["classes"] == ["together"] and not document[1][1]["classes"]
-    assert document[0][0] == "12b\u00a0·\u00a0A U-Net · two"
-    assert document[1][0] == "a4\u00a0·\u00a0Metrics"
-    assert document[2][0] == "95\u00a0% of 28\u00a0×\u00a028"
+    assert document[0][0] == "12b\u00a0· A U-Net · two"
+    assert document[1][0] == "a4\u00a0· Metrics"
+    assert document[2][0] == "95\u00a0% of 28\u00a0×\u00a028 in 5\u00a0s"
     assert document[3][0] == said[3]
     assert all(n[0] == said[2] for n in (document[0][1], document[0][2], document[4]))
 

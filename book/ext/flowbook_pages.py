@@ -179,9 +179,9 @@ def keep_together(app: Sphinx, doctree: nodes.document) -> None:
 
 
 GAP = re.compile(
-    r"(?<=\d) (?=%|×)|(?<=\d ×) (?=\d)"  # 95 %, 28 × 28
-    r"|(?<=^\w\w) · |(?<=^\w\w\w) · "  # 09 · Gaussian paths
-    r"|(?<=Theorem) (?=\d)"
+    r"(?<=\d) (?=%|×|(?:s|h|min|MB|GB)\b)|(?<=\d ×) (?=\d)"  # 95 %, 28 × 28, 5 s
+    r"|(?<=^\w\w) (?=·)|(?<=^\w\w\w) (?=·)"  # 09 · Gaussian paths
+    r"|(?<=Theorem) (?=\d)|(?<=[✓✗]) "
 )
 VERBATIM = (nodes.math, nodes.FixedTextElement)
 SHORT = 24  # characters of code that fit any line

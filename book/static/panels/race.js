@@ -42,8 +42,8 @@ flowbook.panel(
         label: `Points of noise on the ${name} path, with their ways.`,
         draw: (plot, ctx, color) => {
           const k = Math.round((time / END) * STEPS);
-          ctx.globalAlpha = 0.6;
-          for (const track of tracks[name].slice(0, 40)) plot.line(track, color.path, 1);
+          ctx.globalAlpha = 0.9;
+          for (const track of tracks[name].slice(0, 40)) plot.line(track, color.path, 1.3);
           ctx.globalAlpha = 0.85;
           for (const track of tracks[name]) plot.dot(...track[k], 2.5, color.noise);
           ctx.globalAlpha = 1;
