@@ -27,7 +27,7 @@ from .training import TrainingRun, train
 def _add_task(add) -> None:
     """The options that say what is learned, and where the results go."""
     add("--data", default="moons", help="moons, digits, fashion-mnist, cifar10, or a "
-        ".npy or .safetensors file (tensors x (N, *D) and, if any, labels y (N,))")  # fmt: skip
+        ".npy or .safetensors file (x (N, *D) and, if any, labels y (N,))")  # fmt: skip
     add("--root", type=Path, help="a folder that has fashion-mnist or cifar10 already; "
         "None: ./data, or a download into it")  # fmt: skip
     paths = ("ot", "vp", "ve", "cosine")

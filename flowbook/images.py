@@ -106,7 +106,7 @@ def train_unet(
     checkpoint_dir: str | Path | None = None,
     progress: bool = True,
 ) -> TrainingRun:
-    """Train a `UNet` on `images` (N, C, H, W) on their device: this chapter's recipe.
+    """Train a `UNet` on `images` (N, C, H, W) on their device: chapter 16's recipe.
 
     With integer `labels` (N,) from 0 on the result is a field v(x, t, y). `width` and
     `multipliers` are the network's, whose first weights come from torch's own

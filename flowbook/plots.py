@@ -10,9 +10,11 @@ import html
 import math
 from io import BytesIO
 
+import matplotlib
 import matplotlib.pyplot as plt
 import torch
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from torch import Tensor
@@ -43,8 +45,10 @@ STYLE = {
 
 # %% ../nbs/a3_plots.ipynb #4dd37f23
 def use_style() -> None:
-    """Give every figure that follows the book's one look."""
+    """Give later figures the book's one look, and the colour map "density"."""
     plt.rcParams.update(STYLE)
+    shades = LinearSegmentedColormap.from_list("density", ["white", DENSITY])
+    matplotlib.colormaps.register(shades, force=True)
 
 
 def scatter(ax: Axes, x: Tensor, color: str, label: str | None = None) -> None:
