@@ -145,10 +145,10 @@ def _link(s: Statement) -> str:
 
 
 def unbroken(said: str) -> str:
-    """What a check says, as HTML: no line begins with =, ≤, ×, %, —, or in 1e-12."""
+    """What a check says, as HTML: no line begins with a sign, %, —, or in 1e-12."""
     said = re.sub(r"\d[\d.]*e-\d+", r'<span class="together">\g<0></span>', said)
     numbers = r"(?<=[≤≥×=≈]) (?=[<\d])|(?<=&gt;) (?=[<\d])"
-    return re.sub(rf"{numbers}| (?=[≤≥×=≈%—]|&gt;)", "\u00a0", said)
+    return re.sub(rf"{numbers}| (?=[≤≥×=≈±%—−+]|&gt;)", "\u00a0", said)
 
 
 DECADES = 6  # a bar reaches this many powers of ten to either side of the tolerance

@@ -38,6 +38,7 @@ def test_a_number_stays_with_what_it_counts(pages):
     said = ["12b · A U-Net · two", "a4 · Metrics", "95 % of 28 × 28 in 5 s", "a × b"]
     document += [nodes.paragraph(t, t) for t in said]
     document += [nodes.literal_block(said[2], said[2])]
+    document += [nodes.paragraph(t, t) for t in ("so Theorem 1 is", "✗ not ✓ so")]
     document[0] += [nodes.literal("", said[2]), nodes.math("", said[2])]
     document[1] += nodes.literal("", "x" * (pages.SHORT + 1))
     pages.KeepNumbers(document).apply()
@@ -46,6 +47,8 @@ def test_a_number_stays_with_what_it_counts(pages):
     assert document[1][0] == "a4\u00a0· Metrics"
     assert document[2][0] == "95\u00a0% of 28\u00a0×\u00a028 in 5\u00a0s"
     assert document[3][0] == said[3]
+    assert document[5][0] == "so Theorem\u00a01 is"
+    assert document[6][0] == "✗\u00a0not ✓\u00a0so"
     assert all(n[0] == said[2] for n in (document[0][1], document[0][2], document[4]))
 
 
@@ -70,8 +73,9 @@ LONG = r"E\bigl[h_{x=0}(X)\bigr]"
     "tex, pieces",
     [
         ("a=b", ["a=b"]),  # short
-        (f"{LONG}={LONG}={LONG}", [LONG, "{}=" + LONG, "{}=" + LONG]),
-        (f"{LONG}:={LONG}\\le 1", [LONG, "{}:=" + LONG, r"{}\le 1"]),
+        (f"{LONG}={LONG}={LONG}", [LONG + "={}", LONG + "={}", LONG]),
+        (f"{LONG}:={LONG}\\le 1", [LONG + ":={}", LONG + r"\le 1"]),
+        (f"m_t={LONG}={LONG}", [f"m_t={LONG}" + "={}", LONG]),
         (rf"\left[{LONG}=0\right]{LONG}", [rf"\left[{LONG}=0\right]{LONG}"]),
         (rf"={LONG}{LONG}", [rf"={LONG}{LONG}"]),
         (rf"\displaystyle {LONG}={LONG}", [rf"\displaystyle {LONG}={LONG}"]),

@@ -8,22 +8,34 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import to_hex
 from PIL import Image
 
 from flowbook.plots import (
     BETWEEN,
+    DENSITY,
     NOISE,
     STYLE,
     film,
     keep_colors,
     scatter,
     sprite_sheet,
+    use_style,
 )
 
 
 def test_many_curves_of_one_colour_are_solid():
     """Catches dashes in the colour cycle: a dashed line is a wrong formula."""
     assert STYLE["axes.prop_cycle"].keys == {"color"}
+
+
+def test_a_density_is_shaded_in_its_own_purple():
+    """Catches the shades turned round, or another colour than a density's line."""
+    with plt.rc_context():
+        use_style()
+    shades = plt.get_cmap("density")
+    assert to_hex(shades(0.0)) == "#ffffff" and to_hex(shades(1.0)) == DENSITY.lower()
+    assert (np.diff(shades(np.linspace(0, 1, 9))[:, 1]) < 0).all()
 
 
 def test_a_figure_of_pictures_has_no_ground_and_grey_letters():

@@ -213,34 +213,38 @@ def keep_references(app: Sphinx, doctree: nodes.document, docname: str) -> None:
 
 
 LONG = 24  # letters of a formula that may be wider than a phone
+STUB = 4  # letters at least that stand on a line by themselves
 RELATIONS = {"=", "<", ">", r"\le", r"\ge", r"\approx", r"\to"}
 OPEN, CLOSE = {"{", r"\left", r"\begin"}, {"}", r"\right", r"\end"}
 
 
 def split_formula(tex: str) -> list[str]:
-    """Cut a long inline formula before its outer relations, where TeX would break it.
+    """Cut a long inline formula after its outer relations, where TeX would break it.
 
     MathJax never breaks one: what is wider than a phone would be cut off.
     """
     tokens = re.findall(r"\\[a-zA-Z]+|\\.|.", tex, re.DOTALL)
-    letters = [
-        t for t in tokens if t.strip("{}^_ \n") and t not in (r"\,", r"\;", r"\!")
-    ]
-    if len(letters) <= LONG or r"\displaystyle" in tokens:
+    if sum(map(_seen, tokens)) <= LONG or r"\displaystyle" in tokens:
         return [tex]
-    pieces, depth = [""], 0
-    for before, token in zip(["", *tokens], tokens, strict=False):
+    pieces, sizes, depth = [""], [0], 0
+    for n, token in enumerate(tokens, 1):
         depth += (token in OPEN) - (token in CLOSE)
-        if token in RELATIONS and depth == 0 and pieces[-1].strip("{} "):
-            colon = before == ":"  # of :=
-            pieces[-1] = pieces[-1][: -1 if colon else None]
-            pieces.append("{}:" if colon else "{}")
         pieces[-1] += token
+        sizes[-1] += _seen(token)
+        left = sum(map(_seen, tokens[n:]))
+        if token in RELATIONS and depth == 0 and min(sizes[-1] - 1, left) >= STUB:
+            pieces[-1] += "{}"  # which keeps the space after the relation
+            pieces.append("")
+            sizes.append(0)
     return pieces
 
 
+def _seen(token: str) -> bool:
+    return bool(token.strip("{}^_ \n")) and token not in (r"\,", r"\;", r"\!")
+
+
 def break_formulas(app: Sphinx, doctree: nodes.document) -> None:
-    """Let long formulas in the text break before =, ≤ and their like."""
+    """Let long formulas in the text break after =, ≤ and their like."""
     for math in list(doctree.findall(nodes.math)):
         pieces = split_formula(math.astext())
         if len(pieces) > 1 and not isinstance(math.parent, nodes.title):
