@@ -262,7 +262,7 @@ def test_a_link_shows_what_it_leads_to(tab, address, kind):
     link.hover()
     preview.wait_for(state="visible")
     tab.wait_for_function("!document.querySelector('#preview .math:not(:has(*))')")
-    assert words in preview.inner_text()
+    assert words in preview.inner_text().replace("\u00a0", " ")
     assert "\\" not in preview.inner_text()
     assert preview.get_attribute("role") == "tooltip"
     assert link.get_attribute("aria-describedby") == "preview"
