@@ -26,7 +26,7 @@ def pack(tree, name: str = "") -> tuple[object, dict[str, Tensor]]:
     """Split a tree into what JSON can hold and its tensors, by name: (plain, tensors).
 
     A tree is a tensor, None, bool, number, string, or a dict, list or tuple of trees;
-    a dict's keys are strings, numbers or None. The tensor at tree["a"][0] is named
+    a dict's keys are strings, numbers or None. The tensor at `tree["a"][0]` is named
     "a.0". Raises TypeError for anything else, sparse and complex128 tensors too, and
     ValueError where two tensors would have one name.
     """

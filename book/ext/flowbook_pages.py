@@ -151,7 +151,7 @@ def _has_glossary(app: Sphinx) -> bool:
     return "glossary" in app.env.found_docs
 
 
-OPENS = re.compile(r"(?:[✗✓] |[(\[“‘])+$")
+OPENS = re.compile(r"(?:[✗✓]\s|[(\[“‘])+$")
 CLOSES = re.compile(r"[.,;:!?)\]”’…]+|[-–]\w+[.,;:!?)\]]*")
 
 
