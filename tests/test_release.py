@@ -139,6 +139,7 @@ def test_the_book_on_paper_is_whole(released):
     """Catches links and numbers lost, a chapter missing; what is cut off stops it."""
     pdf = PdfReader(released / f"{NAME}.pdf")
     text = "\n".join(page.extract_text() for page in pdf.pages)
+    text = text.replace("\u00a0", " ")
     for words in (
         "Theorem 1 (Lipman et al.)",
         "Theorem 3 (Lipman et al.)",
