@@ -195,12 +195,11 @@ class KeepNumbers(SphinxTransform):
     def apply(self) -> None:
         for text in list(self.document.findall(nodes.Text)):
             if isinstance(text.parent, nodes.literal):
-                short = len(text) <= SHORT
-                text.parent["classes"] += ["together"] if short else []
+                if len(text) <= SHORT:
+                    text.parent["classes"].append("together")
             elif not isinstance(text.parent, VERBATIM):
                 kept = GAP.sub(lambda gap: gap[0].replace(" ", "\u00a0"), text)
-                if kept != text:  # by place: `replace` takes the first that is equal
-                    text.parent[text.parent.index(text)] = nodes.Text(kept)
+                text.parent.replace(text, nodes.Text(kept))
 
 
 def keep_references(app: Sphinx, doctree: nodes.document, docname: str) -> None:
@@ -208,8 +207,7 @@ def keep_references(app: Sphinx, doctree: nodes.document, docname: str) -> None:
     for link in doctree.findall(nodes.reference):
         for text in list(link.findall(nodes.Text)):
             kept = re.sub(r"^([A-Z]\w+\.?) (?=[\d(])", "\\1\u00a0", text)
-            if kept != text:
-                text.parent[text.parent.index(text)] = nodes.Text(kept)
+            text.parent.replace(text, nodes.Text(kept))
 
 
 LONG = 24  # letters of a formula that may be wider than a phone
@@ -224,18 +222,18 @@ def split_formula(tex: str) -> list[str]:
     MathJax never breaks one: what is wider than a phone would be cut off.
     """
     tokens = re.findall(r"\\[a-zA-Z]+|\\.|.", tex, re.DOTALL)
-    if sum(map(_seen, tokens)) <= LONG or r"\displaystyle" in tokens:
+    left = sum(map(_seen, tokens))
+    if left <= LONG or r"\displaystyle" in tokens:
         return [tex]
-    pieces, sizes, depth = [""], [0], 0
-    for n, token in enumerate(tokens, 1):
+    pieces, size, depth = [""], 0, 0
+    for token in tokens:
         depth += (token in OPEN) - (token in CLOSE)
         pieces[-1] += token
-        sizes[-1] += _seen(token)
-        left = sum(map(_seen, tokens[n:]))
-        if token in RELATIONS and depth == 0 and min(sizes[-1] - 1, left) >= STUB:
+        size, left = size + _seen(token), left - _seen(token)
+        if token in RELATIONS and depth == 0 and min(size - 1, left) >= STUB:
             pieces[-1] += "{}"  # which keeps the space after the relation
             pieces.append("")
-            sizes.append(0)
+            size = 0
     return pieces
 
 

@@ -37,7 +37,7 @@ flowbook.panel(
       panel.slope = path.dsigma(1) / path.sigma(1);
       const off = euler.map((track, n) => Math.abs(track.at(-1)[1] - tracks[n].at(-1)[1]));
       panel.say(
-        `Slope at t = 1: −${Math.abs(panel.slope).toPrecision(3)}. Euler with 20 steps (dashed) ends ` +
+        `Slope at t = 1: ${panel.slope.toPrecision(3).replace("-", "−")}. Euler with 20 steps (dashed) ends ` +
           `up to ${Math.max(...off).toPrecision(2)} off, ` +
           `${(Math.max(...off) / sigma).toPrecision(2)} times σₘᵢₙ.`,
       );
