@@ -8,7 +8,6 @@ import zipfile
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
-from playwright.sync_api import sync_playwright
 from pypdf import PdfReader
 
 from book import PACKAGE, ROOT, browser, notebooks, release
@@ -71,12 +70,8 @@ def released(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def chromium():
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(
-            executable_path=str(browser.find()), args=["--no-sandbox"]
-        )
-        yield running
-        running.close()
+    with browser.running() as chromium:
+        yield chromium
 
 
 @pytest.mark.book
