@@ -5,7 +5,7 @@
     flowbook-VERSION-site.zip       opens from disk, the search included
     flowbook-VERSION.pdf            the whole book, with links
     flowbook-VERSION-notebooks.zip  each chapter as *_student.ipynb, without solutions
-    flowbook-VERSION-py3-none-any.whl
+    flowbook_fm-VERSION-py3-none-any.whl    what pip takes
 """
 
 import copy
@@ -37,7 +37,7 @@ def release(folder: Path) -> None:
 
     book()
     folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("flowbook-*"):
+    for old in folder.glob("flowbook[-_]*"):
         old.unlink()
     name = f"flowbook-{read_settings().version}"
     zip_folder(site.HTML, folder / f"{name}-site.zip", f"{name}-site")
@@ -50,7 +50,7 @@ def release(folder: Path) -> None:
         cut_off = print_pdf(chromium, folder / f"{name}.pdf")
     if cut_off:
         raise BookError("cut off at the margin of the PDF:\n" + "\n".join(cut_off))
-    for path in sorted(folder.glob("flowbook-*")):
+    for path in sorted(folder.glob("flowbook[-_]*")):
         print(f"{path.name}: {path.stat().st_size / 1e6:.1f} MB")
     print(f"They are in {folder}")
 

@@ -77,14 +77,15 @@ def chromium():
 @pytest.mark.book
 def test_a_release_is_four_files(released):
     """Catches a file that is missing, or named without its version."""
-    wanted = ["-notebooks.zip", "-py3-none-any.whl", "-site.zip", ".pdf"]
-    assert sorted(p.name for p in released.iterdir()) == [NAME + w for w in wanted]
+    wanted = [NAME + w for w in ("-notebooks.zip", "-site.zip", ".pdf")]
+    wanted += [read_settings().wheel]
+    assert sorted(p.name for p in released.iterdir()) == sorted(wanted)
 
 
 @pytest.mark.book
 def test_the_released_wheel_holds_the_package_and_the_notebooks_no_solution(released):
     """Catches a module left out, a chapter left out, an answer that got in."""
-    with zipfile.ZipFile(released / f"{NAME}-py3-none-any.whl") as wheel:
+    with zipfile.ZipFile(released / read_settings().wheel) as wheel:
         for path in PACKAGE.glob("*.py"):
             assert wheel.read(f"flowbook/{path.name}") == path.read_bytes()
     with zipfile.ZipFile(released / f"{NAME}-notebooks.zip") as archive:
