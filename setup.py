@@ -31,7 +31,7 @@ def urls(settings: dict[str, str]) -> dict[str, str]:
 settings = read_settings()
 
 setup(
-    name=settings["lib_name"],
+    name=settings["distribution"],
     version=settings["version"],
     description=settings["description"],
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),

@@ -205,10 +205,12 @@ def evaluations(quick: bool) -> tuple[float, float]:
         calls += 1
         return field(x, t.expand(len(x)))
 
+    ends = torch.tensor([0.0, 1.0])
+    stop = {"step_t": ends}  # else it looks past the end and interpolates
     with torch.no_grad():
         ours = solve(field, x0).nfe.double().mean().item()
         for one in x0.split(1):
-            odeint(counted, one, torch.tensor([0.0, 1.0]), rtol=1e-5, atol=1e-5)
+            odeint(counted, one, ends, rtol=1e-5, atol=1e-5, options=stop)
     return ours, calls / len(x0)
 
 

@@ -4,9 +4,19 @@ import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .run import BookError
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+# Milliseconds for what takes one or two seconds where nothing else runs: what is waited
+# for comes at once when it is there, and is late only on a machine that is very busy.
+PATIENCE = 600_000
 
 NAMES = [
     "chromium",
@@ -33,6 +43,23 @@ def find() -> Path:
             raise BookError(f"CHROMIUM={named}: there is no such file")
         return Path(named)
     return _installed() or _playwrights() or _debians() or _give_up()
+
+
+@contextmanager
+def running(*arguments: str) -> Iterator["Browser"]:
+    """Run the block with a browser whose pages wait for PATIENCE, not for 30 s."""
+    from playwright.sync_api import sync_playwright
+
+    command, options = str(find()), ["--no-sandbox", *arguments]
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(
+            executable_path=command, args=options, timeout=PATIENCE
+        )
+        chromium.on("context", lambda made: made.set_default_timeout(PATIENCE))
+        try:
+            yield chromium
+        finally:
+            chromium.close()
 
 
 def _installed() -> Path | None:

@@ -5,7 +5,7 @@
     flowbook-VERSION-site.zip       opens from disk, the search included
     flowbook-VERSION.pdf            the whole book, with links
     flowbook-VERSION-notebooks.zip  each chapter as *_student.ipynb, without solutions
-    flowbook-VERSION-py3-none-any.whl
+    flowbook_fm-VERSION-py3-none-any.whl    what pip takes
 """
 
 import copy
@@ -21,7 +21,7 @@ import pikepdf
 import yaml
 from bs4 import BeautifulSoup, Tag
 from nbformat import NotebookNode
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser
 
 from . import BUILD, ROOT, browser, notebooks, site
 from .run import BookError, build_wheel
@@ -37,7 +37,7 @@ def release(folder: Path) -> None:
 
     book()
     folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("flowbook-*"):
+    for old in folder.glob("flowbook[-_]*"):
         old.unlink()
     name = f"flowbook-{read_settings().version}"
     zip_folder(site.HTML, folder / f"{name}-site.zip", f"{name}-site")
@@ -46,16 +46,11 @@ def release(folder: Path) -> None:
         for path in notebooks.notebooks():
             text = nbformat.writes(student(notebooks.read(path)))
             _add(archive, f"{name}-notebooks/{path.stem}_student.ipynb", text.encode())
-    with sync_playwright() as playwright:
-        command = str(browser.find())
-        chromium = playwright.chromium.launch(
-            executable_path=command, args=["--no-sandbox"]
-        )
+    with browser.running() as chromium:
         cut_off = print_pdf(chromium, folder / f"{name}.pdf")
-        chromium.close()
     if cut_off:
         raise BookError("cut off at the margin of the PDF:\n" + "\n".join(cut_off))
-    for path in sorted(folder.glob("flowbook-*")):
+    for path in sorted(folder.glob("flowbook[-_]*")):
         print(f"{path.name}: {path.stat().st_size / 1e6:.1f} MB")
     print(f"They are in {folder}")
 
@@ -248,7 +243,6 @@ def print_pdf(
     threading.Thread(target=server.serve_forever, daemon=True).start()
     tab = chromium.new_page(viewport={"width": WIDTH, "height": 1200})
     try:
-        tab.set_default_timeout(600_000)
         tab.emulate_media(media="print")
         tab.goto(f"http://127.0.0.1:{server.server_port}/print.html")
         tab.evaluate(READY)

@@ -27,7 +27,9 @@ from . import BUILD, PACKAGE, ROOT
 from .notebooks import directives, read, visible_modules
 
 RUNS = BUILD / "runs"
-CELL_SECONDS = 600
+# A cell that never ends is stopped. Idle, the slowest takes less than a minute, and ten
+# busy processes beside four notebooks make that ten: a limit that only a bug can reach.
+CELL_SECONDS = 3600
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 COLAB = """
 import sys, types
@@ -156,6 +158,9 @@ def execute(path: Path, site: Path, threads: int) -> Run:
         client = NotebookClient(
             nb,
             timeout=CELL_SECONDS,
+            startup_timeout=CELL_SECONDS,  # 60 s otherwise
+            iopub_timeout=CELL_SECONDS,  # 4 s otherwise, and then outputs are lost
+            raise_on_iopub_timeout=True,
             kernel_name="python3",
             resources={"metadata": {"path": str(work)}},
             extra_arguments=["--log-level=ERROR"],

@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PLACEHOLDER = "set--me"  # GitHub allows no account with two hyphens in a row
 OWNER = r"[A-Za-z0-9](?:-?[A-Za-z0-9_])*"  # what a GitHub account is called
 REPOSITORY = r"[A-Za-z0-9._-]+"
+DISTRIBUTION = r"[a-z0-9]+(?:-[a-z0-9]+)*"
 VERSION = r"\d+\.\d+\.\d+(?:(?:a|b|rc)\d+|\.post\d+)?"
 
 
@@ -25,6 +26,7 @@ class Settings:
     version: str
     branch: str
     name: str
+    distribution: str
     title: str
     description: str
     author: str
@@ -35,11 +37,13 @@ class Settings:
     dev_requirements: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        # These three end up in commands that strangers run: nothing else may.
+        # These four end up in commands that strangers run: nothing else may.
         if self.has_owner:
             _require("user", self.user, OWNER, "the name of a GitHub account")
         _require("repo", self.repo, REPOSITORY, "the name of a repository")
         _require("version", self.version, VERSION, "a version such as 0.1.0")
+        what = "the name of a distribution"
+        _require("distribution", self.distribution, DISTRIBUTION, what)
 
     @property
     def has_owner(self) -> bool:
@@ -63,7 +67,12 @@ class Settings:
     @property
     def pip_requirement(self) -> str:
         """What a stranger hands to `pip install`."""
-        return f"{self.name} @ git+{self.repository_url}@{self.tag}"
+        return f"{self.distribution} @ git+{self.repository_url}@{self.tag}"
+
+    @property
+    def wheel(self) -> str:
+        """The file name of this version's wheel."""
+        return f"{self.distribution.replace('-', '_')}-{self.version}-py3-none-any.whl"
 
     def source_url(self, path: str) -> str:
         """A file of this version on GitHub; `path` is relative to the repository."""
@@ -86,6 +95,7 @@ def read_settings(path: Path = ROOT / "settings.ini") -> Settings:
         version=values["version"],
         branch=values["branch"],
         name=values["lib_name"],
+        distribution=values["distribution"],
         title=values["title"],
         description=values["description"],
         author=values["author"],

@@ -95,13 +95,16 @@ def badges(settings: Settings) -> str:
 
 
 def install(settings: Settings) -> str:
+    names = (
+        f"For pip its name is `{settings.distribution}`, since on the package index\n"
+        f"`{settings.name}` is another project; the import is `{settings.name}`.\n"
+    )
     if not settings.has_owner:
         return (
             "This copy of the book has no public home yet, so there is no address to\n"
-            "install from. In a clone of it, `pip install .` does.\n"
+            f"install from. In a clone of it, `pip install .` does.\n{names}"
         )
-    address = f"git+{settings.repository_url}@{settings.tag}"
-    return f"```sh\npip install {address}\n```\n"
+    return f'```sh\npip install "{settings.pip_requirement}"\n```\n\n{names}'
 
 
 def clone(settings: Settings) -> str:

@@ -16,16 +16,15 @@ from torch import Generator, Tensor, nn
 from .conversions import noise_to_velocity, score_to_velocity
 from .likelihood import log_prob
 from .losses import cfm_loss
-from .notation import expand_time, flatten_points, require_same_shape
+from .notation import expand_time, flatten_points, require_like
 from .ode import Field, solve
 from .paths import GaussianPath
 from .schedules import OTPath, VPPath
 from .training import train
 
 # %% ../nbs/17_ot_against_diffusion.ipynb #ed0d32bb
-def _mean_square(prediction: Tensor, target: Tensor) -> Tensor:
-    require_same_shape(prediction=prediction, target=target)
-    return flatten_points(prediction - target).square().sum(1).mean()
+def _mean_square(error: Tensor) -> Tensor:
+    return flatten_points(error).square().sum(1).mean()
 
 
 def noise_loss(
@@ -34,10 +33,11 @@ def noise_loss(
     """E|model(xt, t) − x0|²: the loss of DDPM's simple objective, 0-d.
 
     `x1` and standard normal `x0` (B, *D), `t` (B,). Summed over D, mean over the batch.
-    Raises ValueError for unequal shapes. Ho et al. (2020), eq. 14.
+    Raises ValueError, TypeError for another shape or dtype. Ho et al. (2020), eq. 14.
     """
     point = path.interpolate(x0, x1, t)
-    return _mean_square(model(point.xt, point.t), x0)
+    prediction = require_like(model(point.xt, point.t), x1, "the model")
+    return _mean_square(prediction - x0)
 
 
 def score_loss(
@@ -50,7 +50,8 @@ def score_loss(
     """
     point = path.interpolate(x0, x1, t)
     sigma = path.sigma(expand_time(point.t, x1))
-    return _mean_square(sigma * model(point.xt, point.t), -x0)
+    prediction = require_like(model(point.xt, point.t), x1, "the model")
+    return _mean_square(sigma * prediction + x0)
 
 # %% ../nbs/17_ot_against_diffusion.ipynb #1a02d80b
 def loss_weight(path: GaussianPath, t: Tensor) -> Tensor:
@@ -77,7 +78,7 @@ def as_field(model: Field, path: GaussianPath, predicts: str = "velocity") -> Fi
     convert = conversions[predicts]
 
     def field(x: Tensor, t: Tensor) -> Tensor:
-        return convert(model(x, t), x, t, path)
+        return convert(require_like(model(x, t), x, "the model"), x, t, path)
 
     return field
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from flowbook.notation import (
     flatten_points,
+    require_like,
     require_points,
-    require_same_shape,
     time_per_sample,
 )
 from .ode import Field
@@ -38,8 +38,7 @@ def weak_rate(
                 f"function must return shape ({len(x)},), got {tuple(f.shape)}"
             )
         (slope,) = torch.autograd.grad(f.sum(), y)
-    v = field(x, t)
-    require_same_shape(x=x, velocity=v)
+    v = require_like(field(x, t), x)
     return flatten_points(slope * v).sum(1).detach()
 
 # %% ../nbs/04_continuity.ipynb #d86b6725
@@ -64,8 +63,7 @@ def continuity_residual(
             )
         options = {"retain_graph": True, "materialize_grads": True}
         score, rate = torch.autograd.grad(log_p.sum(), (x, t), **options)
-        v = field(x, t)
-        require_same_shape(x=x, velocity=v)
+        v = require_like(field(x, t), x)
         residual = rate + flatten_points(v.detach() * score).sum(1)
         columns = flatten_points(v).T if v.requires_grad else ()  # else v is constant
         for i, column in enumerate(columns):

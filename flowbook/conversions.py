@@ -42,7 +42,7 @@ def velocity_to_noise(
     """Return the noise prediction E[x0 | x_t = x] from the velocity at x: (B, *D).
 
     `t` is a number or a tensor, () or (B,). Raises TypeError or ValueError for a wrong
-    dtype, shape or number, and where there is no finite value; a tensor t is not read.
+    dtype, shape or time, and at a *number* t where there is no finite value.
     """
     a, s, da, ds = _schedule(velocity, x, t, path)
     turn = da * s - a * ds

@@ -9,7 +9,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .notation import flatten_points, require_points, time_per_sample
+from flowbook.notation import (
+    flatten_points,
+    require_like,
+    require_points,
+    time_per_sample,
+)
 from .ode import Field
 
 # %% ../nbs/05_what_the_path_does_not_tell.ipynb #73cc6e78
@@ -59,7 +64,7 @@ def circulation(score: Callable[[Tensor, Tensor], Tensor], matrix: Tensor) -> Fi
         raise ValueError("matrix must be square and antisymmetric: J.T = -J")
 
     def field(x: Tensor, t: Tensor) -> Tensor:
-        s = flatten_points(score(x, t))
+        s = flatten_points(require_like(score(x, t), x, "score"))
         if s.shape[1] != len(matrix):
             size, d = tuple(matrix.shape), s.shape[1]
             raise ValueError(f"matrix is {size}, the points have {d} dimensions")

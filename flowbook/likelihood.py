@@ -16,8 +16,8 @@ from torch import Tensor
 from flowbook.notation import (
     flatten_points,
     require_finite,
+    require_like,
     require_points,
-    require_same_shape,
     time_per_sample,
 )
 from .ode import Field, solve
@@ -105,8 +105,7 @@ def velocity_and_divergence(
         alias = create_graph and x.requires_grad
         y = x.view_as(x) if alias else x.detach().clone().requires_grad_()
         t = t.clone()  # one made in inference mode may not be saved for backward
-        v = field(y, t)
-        require_same_shape(x=x, velocity=v)
+        v = require_like(field(y, t), x)
         total = y.new_zeros(len(y))
         for i in range(0, count, chunk):
             rows = range(count)[i : i + chunk]
@@ -225,7 +224,7 @@ def transport(
     z = _draw(x, divergence, probes, generator)
     start = x.new_full((len(x),), t0)
     trained = torch.is_grad_enabled() and (
-        x.requires_grad or field(x, start).requires_grad
+        x.requires_grad or require_like(field(x, start), x).requires_grad
     )  # else nothing is there to differentiate by: keep no graph of the trajectory
     with nullcontext() if trained else torch.no_grad():
         flat = flatten_points(x)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from flowbook.notation import (
     flatten_points,
+    require_like,
     require_points,
     require_same_shape,
     time_per_sample,
@@ -39,15 +40,7 @@ def _squared_errors(v: Tensor, target: Tensor) -> Tensor:
 
 # %% ../nbs/08_losses.ipynb #37fe0a7f
 def _prediction(field: Field, x: Tensor, t: Tensor) -> Tensor:
-    v = field(x, t)
-    if not isinstance(v, Tensor):
-        raise TypeError(f"the field must return a tensor, got {type(v).__name__}")
-    if v.shape != x.shape or v.dtype != x.dtype:  # no silent broadcast, no upcast
-        raise ValueError(
-            f"the field must return shape {tuple(x.shape)} and {x.dtype}, as its "
-            f"points have, got shape {tuple(v.shape)} and {v.dtype}"
-        )
-    return v
+    return require_like(field(x, t), x)  # no silent broadcast, no upcast
 
 
 def cfm_loss(
@@ -63,8 +56,9 @@ def cfm_loss(
 
     Mean over the batch of the squared error, summed (not averaged) over D. Draws t
     uniformly from `path.t_span`, then a standard normal x0, unless they are given, and
-    makes xt and its target itself. Raises TypeError for integer data, ValueError where
-    a shape or the field's dtype is wrong. (Lipman et al. 2022, eqs. 9 and 14.)
+    makes xt and its target itself. Raises TypeError for integer data or a field of
+    another dtype, ValueError for a wrong shape or time. (Lipman et al. 2022, eqs. 9
+    and 14.)
     """
     point = _draw(path, x1, generator, t, x0)
     v = _prediction(field, point.xt, point.t)
@@ -80,7 +74,7 @@ def fm_loss(field: Field, marginal, x: Tensor, t: float | Tensor) -> Tensor:
     """
     times = time_per_sample(t, require_points(x))
     with torch.no_grad():
-        target = marginal.velocity(x, times)
+        target = require_like(marginal.velocity(x, times), x, "the marginal")
     return _squared_errors(_prediction(field, x, times), target=target).mean()
 
 # %% ../nbs/08_losses.ipynb #86d1f65f
@@ -111,5 +105,6 @@ def loss_floor(
         raise ValueError(f"a standard error needs two points, got {len(x1)}")
     point = _draw(path, x1, generator, t, x0)
     mean = marginal.velocity(point.xt, point.t)
+    require_like(mean, point.xt, "the marginal")
     squares = _squared_errors(mean, target=point.ut)
     return Floor(squares.mean().item(), squares.std().item() / math.sqrt(len(x1)))

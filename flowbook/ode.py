@@ -12,7 +12,12 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from .notation import flatten_points, require_finite, require_points
+from flowbook.notation import (
+    flatten_points,
+    require_finite,
+    require_like,
+    require_points,
+)
 
 # %% ../nbs/03_flows.ipynb #f74271a0
 Field = Callable[[Tensor, Tensor], Tensor]  # v(x, t): x (B, *D), t (B,) -> (B, *D)
@@ -158,16 +163,7 @@ def _checked(field: Field) -> Field:
     """`field`, whose answer must have the shape, dtype and device of its points."""
 
     def checked(x: Tensor, t: Tensor) -> Tensor:
-        v = field(x, t)
-        if not isinstance(v, Tensor):
-            raise TypeError(f"the field must return a tensor, got {type(v).__name__}")
-        if v.shape != x.shape:
-            want, got = tuple(x.shape), tuple(v.shape)
-            raise ValueError(f"the field must return shape {want}, as x, got {got}")
-        want, got = f"{x.dtype} on {x.device}", f"{v.dtype} on {v.device}"
-        if got != want:
-            raise TypeError(f"the field must return {want}, as x, got {got}")
-        return v
+        return require_like(field(x, t), x)
 
     return checked
 

@@ -63,8 +63,8 @@ class GaussianPath(ABC):
     start at `t_span[0]`. In every method the points have shape (B, *D), (B,) for
     numbers, and one dtype; `t` is a number in [0, 1], a 0-d tensor or a tensor (B,).
     Raises ValueError for shapes that differ (nothing is broadcast) and at a *number* t
-    where sigma is 0 or a speed infinite. A tensor t is not read: there the result is
-    infinite or NaN.
+    where sigma is 0 or a speed infinite. In a tensor t nobody looks for these: the
+    result is infinite or NaN.
     """
 
     t_span: tuple[float, float] = (0.0, 1.0)
@@ -95,7 +95,8 @@ class GaussianPath(ABC):
         like = _require_pair(x0, x1, "x0")
         times = time_per_sample(t, like)
         self._require_finite_speed(t, like)
-        return PathSample(x0, x1, times, *self._flow(x0, x1, expand_time(times, like)))
+        wide = times.view(-1, *[1] * (like.ndim - 1))  # looked at once is enough
+        return PathSample(x0, x1, times, *self._flow(x0, x1, wide))
 
     def _flow(self, x0: Tensor, x1: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         # apart, so that a path with cheaper arithmetic can replace it

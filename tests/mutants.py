@@ -29,7 +29,13 @@ from types import CodeType, FunctionType, ModuleType
 import pytest
 import torch
 
-SECONDS_PER_MUTANT = 10  # a mutant that loops for ever is caught, and counts as dead
+# A mutant that loops for ever counts as dead. Its time is the CPU's, which a busy
+# machine does not stretch: a test may take TIMES what it took without a change.
+TIMES, FLOOR = 10, 5.0  # FLOOR: CPU seconds that even the smallest test is given
+# One that waits for ever uses no CPU: less than IDLE seconds of it in PATIENCE seconds
+# on the wall. That says nothing of the formula, so it is an error and no death. With
+# ten busy processes beside it on a single core, what computes gets some 50 s of 600.
+PATIENCE, IDLE = 600.0, 1.0
 EQUIVALENT = Path(__file__).with_name("equivalent.toml")
 TWINS = [
     ("alpha", "sigma"),
@@ -268,22 +274,68 @@ def functions_called(run: Callable[[], None], file: str) -> set[str]:
     return seen
 
 
-def survives(tests: list[Callable[[], None]]) -> bool:
-    """Tell whether every test passes."""
+class TooLong(BaseException):
+    """No Exception, so that no test takes it for one that it expects."""
+
+
+class Waits(BaseException):
+    """The test neither computes nor ends."""
+
+
+@contextmanager
+def at_most(seconds: float):
+    """Raise TooLong in the block after `seconds` of CPU time, Waits if it uses none."""
+    spent = time.process_time()
 
     def too_long(*_):
-        raise TimeoutError
+        raise TooLong
 
-    signal.signal(signal.SIGALRM, too_long)
-    signal.setitimer(signal.ITIMER_REAL, SECONDS_PER_MUTANT)
+    def look(*_):
+        nonlocal spent
+        before, spent = spent, time.process_time()
+        if spent - before < IDLE:
+            raise Waits
+
+    timers = (signal.ITIMER_PROF, seconds), (signal.ITIMER_REAL, PATIENCE)
+    handlers = (signal.SIGPROF, too_long), (signal.SIGALRM, look)
+    before = [signal.signal(number, handler) for number, handler in handlers]
     try:
-        for test in tests:
-            test()
+        for timer, interval in timers:
+            signal.setitimer(timer, interval, interval)
+        yield
+    finally:
+        for timer, _ in timers:
+            signal.setitimer(timer, 0)
+        for (number, _), handler in zip(handlers, before, strict=True):
+            signal.signal(number, handler)
+
+
+def passes(test: Callable[[], None]) -> bool:
+    """Tell whether a test passes."""
+    try:
+        test()
     except (Exception, SystemExit, pytest.fail.Exception):
         # a command ends by the second; where pytest.raises saw nothing, by the third
         return False
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+    return True
+
+
+def survives(limits: dict[Callable[[], None], float]) -> bool:
+    """Tell whether every test passes, each within its limit of CPU seconds.
+
+    Raises RuntimeError for a test that waits and does not compute.
+    """
+    for test, seconds in limits.items():
+        try:
+            with at_most(seconds):
+                if not passes(test):
+                    return False
+        except TooLong:
+            return False
+        except Waits:
+            raise RuntimeError(
+                f"{test} waits: {PATIENCE} s without computing"
+            ) from None
     return True
 
 
@@ -302,22 +354,27 @@ def examine(
         if name.startswith("test_") and inspect.isfunction(test)
         for run in calls(test)
     ]
-    reach, seconds = {}, {}
+    reach = {run: functions_called(run, module.__file__) for run in tests}
+    took = {}
     for run in tests:
-        start = time.perf_counter()
-        reach[run] = functions_called(run, module.__file__)
-        seconds[run] = time.perf_counter() - start
-    tests.sort(key=seconds.__getitem__)
-    if not survives(tests):  # a test that fails when run again would kill every mutant
-        raise RuntimeError(f"{tests_name} fails the second time, without a change")
+        start = time.process_time()
+        if not passes(run):  # it would kill every mutant
+            raise RuntimeError(f"{tests_name} fails the second time, without a change")
+        took[run] = time.process_time() - start
+    limits = {t: FLOOR + TIMES * took[t] for t in sorted(tests, key=took.__getitem__)}
     dead, survivors, excused = 0, [], set()
     for mutant in mutants(module_name, Path(module.__file__).read_text()):
         key = (module_name, mutant.function, mutant.change)
-        chosen = [
-            t for t in tests if not mutant.function or mutant.function in reach[t]
-        ]
-        with in_place(module, mutant):
-            alive = survives(chosen)
+        chosen = {
+            t: limits[t]
+            for t in limits
+            if not mutant.function or mutant.function in reach[t]
+        }
+        try:
+            with in_place(module, mutant):
+                alive = survives(chosen)
+        except RuntimeError as error:
+            raise RuntimeError(f"{' | '.join(key)}: {error}") from None
         if not alive:
             dead += 1
         elif key in equivalent:

@@ -112,9 +112,13 @@ def test_bad_input():
     x, t = points(5, 3), times()
     with pytest.raises(ValueError, match=r"log_prob must return \(5,\), got \(5, 1\)"):
         continuity_residual(lambda x, t: x[:, :1], linear_field, x, t)
-    with pytest.raises(ValueError, match=r"velocity \(5, 1\)"):
+    with pytest.raises(
+        ValueError, match=r"must return shape \(5, 3\), as x, got \(5, 1\)"
+    ):
         continuity_residual(quadratic, lambda x, t: x[:, :1], x, t)
-    with pytest.raises(ValueError, match=r"velocity \(5, 1\)"):
+    with pytest.raises(
+        ValueError, match=r"must return shape \(5, 3\), as x, got \(5, 1\)"
+    ):
         weak_rate(lambda x: x.sum(1), lambda x, t: x[:, :1], x, t)
     with pytest.raises(ValueError, match=r"function must return shape \(5,\), got"):
         weak_rate(lambda x: x, linear_field, x, t)

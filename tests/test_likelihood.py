@@ -407,7 +407,9 @@ def test_bad_input():
         velocity_and_divergence(linear, x, t, probes=torch.ones(2, 5, 3))
     with pytest.raises(ValueError, match=r"shape \(5,\)"):
         velocity_and_divergence(linear, x, t[:3])
-    with pytest.raises(ValueError, match=r"velocity \(5, 1\)"):
+    with pytest.raises(
+        ValueError, match=r"must return shape \(5, 3\), as x, got \(5, 1\)"
+    ):
         divergence(lambda x, t: x[:, :1], x, t)
     with pytest.raises(ValueError, match=r"prior must return shape \(5,\), got \(5, 1"):
         log_prob(linear, x, prior=lambda x: x[:, :1])

@@ -193,9 +193,9 @@ def test_noise_is_standard_also_where_the_prior_is_wide():
 @pytest.mark.parametrize(
     "wrong, error, match",
     [
-        (lambda x, t: x[:, :1], ValueError, r"\(5, 3\).*got shape \(5, 1\)"),
-        (lambda x, t: x[:1], ValueError, r"got shape \(1, 3\)"),
-        (lambda x, t: x.float(), ValueError, "float64.*got.*float32"),
+        (lambda x, t: x[:, :1], ValueError, r"\(5, 3\), as x, got \(5, 1\)"),
+        (lambda x, t: x[:1], ValueError, r"as x, got \(1, 3\)"),
+        (lambda x, t: x.float(), TypeError, "float64.*got.*float32"),
         (lambda x, t: None, TypeError, "tensor, got NoneType"),
     ],
 )

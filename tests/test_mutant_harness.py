@@ -1,6 +1,8 @@
 """The harness itself: a weak test lets a mutant live, a strong one does not."""
 
+import contextlib
 import sys
+import time
 import types
 
 import pytest
@@ -108,3 +110,79 @@ def test_a_test_that_fails_when_run_again_is_refused(line):
 
     with pytest.raises(RuntimeError, match="module_of_tests fails the second time"):
         mutants.examine(line, module_with(test_once), {})
+
+
+# --- time ----------------------------------------------------------------------------
+
+
+def module_of_source(tmp_path, monkeypatch, source: str) -> str:
+    (tmp_path / "loop_under_test.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "loop_under_test", raising=False)
+    return "loop_under_test"
+
+
+def test_a_busy_machine_kills_nothing(line, monkeypatch):
+    """Catches a limit on the wall clock: a test that waits its turn is not too slow."""
+    monkeypatch.setattr(mutants, "FLOOR", 0.05)
+
+    def test_that_it_runs_at_last():
+        from line_under_test import Line
+
+        time.sleep(0.2)  # as where other processes have the CPU
+        assert Line(3.0, 5.0).at(0.0) and Line(3.0, 5.0).slope
+
+    tests = module_with(test_that_it_runs_at_last)
+    _, survivors, _ = mutants.examine(line, tests, {})
+    assert ("Line.slope", "-self.a -> self.a") in [
+        (m.function, m.change) for m in survivors
+    ]
+
+
+def test_an_endless_loop_is_dead(tmp_path, monkeypatch):
+    """Catches a harness that a mutant can stop for ever, and a hidden time-out."""
+    source = "def down(k):\n    while k > 0:\n        k = k - 1\n    return k\n"
+    name = module_of_source(tmp_path, monkeypatch, source)
+    monkeypatch.setattr(mutants, "FLOOR", 0.1)
+
+    def test_that_hides_what_it_meets():
+        from loop_under_test import down
+
+        with contextlib.suppress(Exception):
+            down(3)
+
+    dead, survivors, _ = mutants.examine(
+        name, module_with(test_that_hides_what_it_meets), {}
+    )
+    assert [m.change for m in survivors] == ["k - 1 -> 1 - k", "k - 1 -> k - 2"]
+    assert dead == 1
+
+
+def test_waiting_for_ever_is_an_error_and_no_death(tmp_path, monkeypatch):
+    """Catches a harness that hangs on a deadlock, or counts it as a dead mutant."""
+    source = "import time\n\n\ndef rest(a):\n    time.sleep(a - a)\n"
+    name = module_of_source(tmp_path, monkeypatch, source)
+    monkeypatch.setattr(mutants, "PATIENCE", 0.5)
+
+    def test_rest():
+        from loop_under_test import rest
+
+        rest(10_000.0)
+
+    with pytest.raises(
+        RuntimeError, match=r"rest \| a - a -> a \+ a: .*test_rest.*waits"
+    ):
+        mutants.examine(name, module_with(test_rest), {})
+
+
+def test_what_computes_does_not_wait(monkeypatch):
+    """Catches a patience that ends while a test still computes."""
+    monkeypatch.setattr(mutants, "PATIENCE", 0.05)
+    monkeypatch.setattr(mutants, "IDLE", 1e-9)
+
+    def test_that_computes():
+        end = time.process_time() + 0.3
+        while time.process_time() < end:
+            pass
+
+    assert mutants.survives({test_that_computes: 10.0})

@@ -62,6 +62,20 @@ def test_both_ends_are_times(t):
     assert time_per_sample(t, draw(2, 3)).tolist() == [t, t]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_what_rounding_leaves_outside_is_the_end(dtype):
+    """Kills: a loop's last t + h refused or kept outside; garbage taken for it."""
+    eps = torch.finfo(dtype).eps
+    t = torch.tensor([-8 * eps, 0.5, 1 + 8 * eps], dtype=dtype)
+    assert t[2] > 1
+    assert time_per_sample(t, draw(3, 2)).tolist() == [0, 0.5, 1]
+    assert time_per_sample(t[2], draw(2, 2)).tolist() == [1, 1]
+    for bad in (-9 * eps, 1 + 9 * eps, math.nan, -math.inf):
+        for wrong in (torch.tensor(bad, dtype=dtype), t.new_tensor([0.5, bad, 0.5])):
+            with pytest.raises(ValueError, match=r"^t must lie in \[0, 1\], got"):
+                time_per_sample(wrong, draw(3, 2))
+
+
 def test_gradient_through_the_time():
     """Kills: a time that is cut off from its graph."""
     t = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
@@ -102,10 +116,14 @@ def test_reversed_clock(shape):
 def test_rescaled_clock(scale):
     """Kills: the factor or the argument forgotten, one of them inverted."""
     x, t = draw(5, 3), times(5)
-    told = rescale_clock(field, scale)
-    assert_close(told(x, t), scale * field(x, scale * t), rtol=0, atol=0)
-    back = rescale_clock(told, 1 / scale)
-    assert_close(back(x, scale * t), field(x, scale * t), rtol=1e-13, atol=1e-13)
+
+    def slow(x, s):  # s from 0 to scale, and no look at it
+        return (s[:, None] / scale) ** 2 * x + x.sin()
+
+    told = rescale_clock(slow, scale)
+    expected = scale * (t[:, None] ** 2 * x + x.sin())
+    assert_close(told(x, t), expected, rtol=1e-13, atol=1e-13)
+    assert_close(told(x, 0.25), told(x, torch.full_like(t, 0.25)), rtol=0, atol=0)
 
 
 def test_same_noise_same_samples():
@@ -123,11 +141,15 @@ def test_same_noise_same_samples():
 
     x0 = draw(5, 3)
     x1 = x0 + 1
-    slow = rescale_clock(speed, 1 / 8)
+
+    def slow(x, s):  # the same motion, told from 0 to 8
+        return s[:, None] / 32 * torch.ones_like(x)
+
     for other, start, end in (
         (speed, 0.0, 1.0),
         (reverse_clock(speed), 1.0, 0.0),
         (slow, 0.0, 8.0),
+        (rescale_clock(slow, 8), 0.0, 1.0),
     ):
         assert_close(run(other, x0, start, end), x1, rtol=0, atol=1e-14)
 

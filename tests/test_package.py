@@ -3,12 +3,14 @@
 import ast
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
 import venv
 import zipfile
 from configparser import ConfigParser
+from dataclasses import replace
 from email import message_from_string
 from email.message import Message
 from functools import cache
@@ -22,6 +24,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 import flowbook
+from book import stamp
 from book.settings import ROOT, read_settings
 
 HEAVY = ["accelerate", "matplotlib", "scipy", "sklearn", "tqdm", "torch", "numpy"]
@@ -169,7 +172,7 @@ def test_the_wheel_holds_the_package_and_nothing_else():
     settings = read_settings()
     with zipfile.ZipFile(wheel()) as archive:
         names = set(archive.namelist())
-    info = f"flowbook-{settings.version}.dist-info/"
+    info = settings.wheel.removesuffix("-py3-none-any.whl") + ".dist-info/"
     modules = {f"flowbook/{path.name}" for path in (ROOT / "flowbook").glob("*.py")}
     assert {n for n in names if not n.startswith(info)} == modules | {
         "flowbook/py.typed"
@@ -182,7 +185,8 @@ def test_the_wheel_holds_the_package_and_nothing_else():
         "top_level.txt",
         "licenses/LICENSE",
     }
-    assert wheel().name == f"flowbook-{settings.version}-py3-none-any.whl"
+    assert wheel().name == settings.wheel
+    assert settings.wheel == f"flowbook_fm-{settings.version}-py3-none-any.whl"
 
 
 @pytest.mark.slow
@@ -203,7 +207,7 @@ def test_the_metadata_is_what_settings_say():
     ini = parser["DEFAULT"]
     found = metadata()
     expected = {
-        "Name": ini["lib_name"],
+        "Name": ini["distribution"],
         "Version": ini["version"],
         "Summary": ini["description"],
         "Author": ini["author"],
@@ -250,6 +254,70 @@ def test_the_workflows_test_the_oldest_python_that_is_promised():
     matrix = workflow["jobs"]["test"]["strategy"]["matrix"]
     assert matrix["python"][0] == read_settings().min_python
     assert {name.split("-")[0] for name in matrix["os"]} == {"ubuntu", "macos"}
+
+
+# --- the name, which on the package index is another project's ----------------------
+
+# "pip install flowbook", "flowbook @ git+...", "flowbook==0.1.0", "flowbook[dev]", but
+# not a path, an address, flowbook-fm, flowbook-train or flowbook_fm.
+BARE = re.compile(
+    r"""pip3?\ install\b[^\n`]*?(?<![\w/.@-])flowbook(?![\w/.@-])
+    | (?<![\w/.-])flowbook(\[\w+\])?\ ?(@\ |==\ ?\d|[~>]=)""",
+    re.VERBOSE,
+)
+
+
+def texts() -> dict[str, str]:
+    """Every file of the repository that somebody may read, and the built notebooks."""
+    kinds = {".md", ".py", ".ipynb", ".toml", ".ini", ".yml", ".cff", ".js", ".html"}
+    folders = ["nbs", "book", "flowbook", "benchmarks", "results", ".github", "_build"]
+    files = [p for p in ROOT.iterdir() if p.is_file()]
+    for folder in folders:
+        files += [p for p in (ROOT / folder).rglob("*") if p.is_file()]
+    files = [
+        p for p in files if p.suffix in kinds or p.name in ("Makefile", "lock.txt")
+    ]
+    found = {str(p.relative_to(ROOT)): p.read_text(errors="replace") for p in files}
+    return {name: text for name, text in found.items() if "/site/" not in name}
+
+
+def test_no_text_leads_to_another_project():
+    """Catches: a page that tells its reader to install what somebody else published."""
+    assert {n: m[0] for n, t in texts().items() if (m := BARE.search(t))} == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "bare"),
+    [
+        ("pip install flowbook", True),
+        ("%pip install -q 'flowbook'", True),
+        ("pip install --upgrade flowbook torch", True),
+        ("flowbook @ git+https://x", True),
+        ("flowbook==0.1.0", True),
+        ("flowbook>=0.1", True),
+        ("pip install flowbook[dev]", True),
+        ("pip install .", False),
+        ("pip install flowbook-fm", False),
+        ('%pip install -q "flowbook-fm @ git+https://github.com/a/flowbook@v1"', False),
+        ("pip install git+https://github.com/a/flowbook@v0.1.0", False),
+        ("pip install ./flowbook_fm-0.1.0-py3-none-any.whl", False),
+        ("import flowbook", False),
+    ],
+)
+def test_the_test_above_sees_it(text, bare):
+    """Catches: a pattern that passes over what it seeks, or sees it in a path."""
+    assert bool(BARE.search(text)) == bare
+
+
+@pytest.mark.parametrize("user", ["set--me", "ada-l"])
+def test_what_is_stamped_names_the_distribution(user):
+    """Catches: a Colab cell or a README with the other project's name."""
+    settings = replace(read_settings(), user=user)
+    assert settings.distribution != settings.name == "flowbook"
+    said = stamp.install(settings) + stamp.colab_cell(settings)
+    assert not BARE.search(said) and settings.distribution in stamp.install(settings)
+    requirement = Requirement(settings.pip_requirement)
+    assert requirement.name == settings.distribution
 
 
 # --- Colab --------------------------------------------------------------------------
@@ -304,7 +372,7 @@ def installs(folder: Path, packages: dict[str, tuple[str, list[str]]]) -> list[s
 @pytest.mark.slow
 def test_installing_on_colab_changes_nothing_that_is_there(tmp_path):
     """Catches: a requirement that Colab's torch, numpy or tqdm doesn't meet."""
-    assert installs(tmp_path, COLAB) == ["flowbook"]
+    assert installs(tmp_path, COLAB) == [read_settings().distribution]
 
 
 @pytest.mark.slow

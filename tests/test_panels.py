@@ -5,7 +5,6 @@ import math
 
 import pytest
 import torch
-from playwright.sync_api import sync_playwright
 
 from book import browser, panels, site
 from flowbook import CosinePath, EmpiricalMarginal, OTPath, VPPath, solve
@@ -36,13 +35,8 @@ def f64(values):
 
 @pytest.fixture(scope="module")
 def chromium():
-    with sync_playwright() as playwright:
-        command = str(browser.find())
-        running = playwright.chromium.launch(
-            executable_path=command, args=["--no-sandbox"]
-        )
-        yield running
-        running.close()
+    with browser.running() as chromium:
+        yield chromium
 
 
 @pytest.fixture(scope="module")
@@ -163,8 +157,8 @@ def test_a_panel_draws_and_answers_the_keyboard(touched, name):
     control.focus()
     for _ in range(6):
         page.keyboard.press("ArrowUp")
-    page.wait_for_timeout(100)
-    assert panel.evaluate(picture) != before
+    changed = f"([panel, before]) => ({picture})(panel) !== before"
+    page.wait_for_function(changed, arg=[panel.element_handle(), before])
     names = (
         "e => [...e.querySelectorAll('button, input, select')].map(c => "
         "c.ariaLabel || c.textContent || c.closest('label')?.textContent)"
@@ -181,10 +175,9 @@ def test_a_panel_bears_small_and_zero_sizes(touched, name):
     page.set_viewport_size({"width": 1, "height": 1})
     page.set_viewport_size({"width": 360, "height": 740})
     panel.evaluate("e => (e.style.display = '')")
-    page.wait_for_timeout(200)
-    wide = "() => document.documentElement.scrollWidth - innerWidth"
-    assert page.evaluate(wide) <= 0
-    assert panel.locator("canvas").first.bounding_box()["width"] > 200
+    fits = """panel => document.documentElement.scrollWidth <= innerWidth
+        && panel.querySelector("canvas").getBoundingClientRect().width > 200"""
+    page.wait_for_function(fits, arg=panel.element_handle())
     assert page.problems == []
 
 
@@ -276,19 +269,21 @@ def test_euler_s_error_shrinks_by_its_order(touched):
 def test_a_film_can_be_played_stopped_moved_and_slowed(chromium):
     """Catches a player that nobody can stop, and one that runs against the reader."""
     page = chromium.new_page(reduced_motion="reduce")
+    page.clock.install(time=0)
     page.goto((site.HTML / "nbs" / "00_overview.html").as_uri())
     film = page.locator("figure.film").first
     film.scroll_into_view_if_needed()
     page.wait_for_timeout(300)
+    page.clock.pause_at(86_400)  # from here on the page's time is ours
     frame = film.locator("input[type=range]")
     last = frame.get_attribute("max")
     assert frame.input_value() == last  # it did not start by itself
     film.get_by_role("button", name="Play").press("Enter")
-    page.wait_for_timeout(300)
+    page.clock.run_for(300)
     film.get_by_role("button", name="Pause").press("Enter")
     stopped = frame.input_value()
     assert 0 < int(stopped) < int(last)
-    page.wait_for_timeout(200)
+    page.clock.run_for(200)
     assert frame.input_value() == stopped
     sheet = "e => e.querySelector('.film-sheet').style.backgroundPosition"
     before = film.evaluate(sheet)
@@ -301,10 +296,12 @@ def test_a_film_can_be_played_stopped_moved_and_slowed(chromium):
 def test_a_film_starts_by_itself_when_seen(chromium):
     """Catches a film that waits for a reader who does not know that it moves."""
     page = chromium.new_page(viewport={"width": 1000, "height": 900})
+    page.clock.install(time=0)
+    page.clock.pause_at(1)  # or it could be over before it is looked at
     page.goto((site.HTML / "nbs" / "00_overview.html").as_uri())
     film = page.locator("figure.film").first
     film.scroll_into_view_if_needed()
-    film.get_by_role("button", name="Pause").wait_for(timeout=3000)
+    film.get_by_role("button", name="Pause").wait_for(state="attached")
     page.close()
 
 

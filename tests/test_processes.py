@@ -416,7 +416,8 @@ def test_all_stop_at_one_step(tmp_path):
         assert run.poll() is None
         time.sleep(0.05)
     run.send_signal(signal.SIGTERM)
-    assert run.wait(timeout=40) != 0
+    # torchrun kills after 30 s what goes on; idle, two seconds do
+    assert run.wait(timeout=600) != 0
     reached = max(checkpoints(place))
     stopped = load_checkpoint(place / f"step-{reached:08d}.safetensors")
     whole = trained(1, tmp_path / "whole", reached, 8, "float64")

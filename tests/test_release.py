@@ -8,7 +8,6 @@ import zipfile
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
-from playwright.sync_api import sync_playwright
 from pypdf import PdfReader
 
 from book import PACKAGE, ROOT, browser, notebooks, release
@@ -71,25 +70,22 @@ def released(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def chromium():
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(
-            executable_path=str(browser.find()), args=["--no-sandbox"]
-        )
-        yield running
-        running.close()
+    with browser.running() as chromium:
+        yield chromium
 
 
 @pytest.mark.book
 def test_a_release_is_four_files(released):
     """Catches a file that is missing, or named without its version."""
-    wanted = ["-notebooks.zip", "-py3-none-any.whl", "-site.zip", ".pdf"]
-    assert sorted(p.name for p in released.iterdir()) == [NAME + w for w in wanted]
+    wanted = [NAME + w for w in ("-notebooks.zip", "-site.zip", ".pdf")]
+    wanted += [read_settings().wheel]
+    assert sorted(p.name for p in released.iterdir()) == sorted(wanted)
 
 
 @pytest.mark.book
 def test_the_released_wheel_holds_the_package_and_the_notebooks_no_solution(released):
     """Catches a module left out, a chapter left out, an answer that got in."""
-    with zipfile.ZipFile(released / f"{NAME}-py3-none-any.whl") as wheel:
+    with zipfile.ZipFile(released / read_settings().wheel) as wheel:
         for path in PACKAGE.glob("*.py"):
             assert wheel.read(f"flowbook/{path.name}") == path.read_bytes()
     with zipfile.ZipFile(released / f"{NAME}-notebooks.zip") as archive:

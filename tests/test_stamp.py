@@ -73,7 +73,7 @@ def test_on_colab_it_installs_this_version_and_nothing_else(monkeypatch):
     """Catches: main instead of the tag, another owner, --upgrade, a second package."""
     done = run_cell(stamp.colab_cell(ADA), monkeypatch, colab=True)
     address = "git+https://github.com/ada-l/flowbook@v0.3.1"
-    assert done == [f'%pip install -q "flowbook @ {address}"']
+    assert done == [f'%pip install -q "flowbook-fm @ {address}"']
 
 
 def test_without_an_owner_it_says_so_and_installs_nothing(monkeypatch):
@@ -218,6 +218,13 @@ def test_an_owner_that_is_no_account_is_refused(user):
     """Catches: anything that could end the command in the Colab cell."""
     with pytest.raises(ValueError, match=r"user = .* is not the name of a GitHub acc"):
         replace(OURS, user=user)
+
+
+@pytest.mark.parametrize("name", ["flow book", "flowbook;x", "-fm", "Flowbook", ""])
+def test_a_distribution_that_has_no_name_is_refused(name):
+    """Catches: anything that could end the command in the Colab cell."""
+    with pytest.raises(ValueError, match=r"distribution = .* is not the name of a dis"):
+        replace(OURS, distribution=name)
 
 
 @pytest.mark.parametrize("version", ["0.1", "v0.1.0", "0.1.0 ", "0.1.0;x", "0.1.0-dev"])
