@@ -143,7 +143,7 @@ def _judge(active: Tensor, error: Tensor, x: Tensor, y: Tensor, before: Tensor, 
     return accept, torch.where(accept, grow, shrink), before
 
 # %% ../nbs/03_flows.ipynb #e5226c30
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Solution:
     """What `solve` returns: the end point, the times visited, and what it cost.
 
@@ -160,10 +160,16 @@ class Solution:
 
 
 def _checked(field: Field) -> Field:
-    """`field`, whose answer must have the shape, dtype and device of its points."""
+    """`field`, whose answer must be like its points, and the first one finite."""
+    first = True
 
     def checked(x: Tensor, t: Tensor) -> Tensor:
-        return require_like(field(x, t), x)
+        nonlocal first
+        v = require_like(field(x, t), x)
+        if first:
+            require_finite(v, "the field at t0")
+        first = False
+        return v
 
     return checked
 
@@ -180,8 +186,10 @@ def _adaptive(
     h, before = goal - t, torch.full_like(t, 1e-4)
     nfe, times, states = torch.zeros_like(t, dtype=torch.int64), [t], [x]
     if (t != goal).any():
-        k = require_finite(_checked(field)(x, t), "the field at t0")
+        k = _checked(field)(x, t)
         h, nfe = _first_step(field, x, t, h, k, tol), nfe + 2
+    else:
+        x = x.clone()  # never the caller's tensor itself
     while len(times) <= most:
         left = goal - t
         last = h.abs() >= left.abs()
@@ -275,8 +283,10 @@ def solve(
     "dopri5" takes steps of its own for each sample: estimated error of a step at most
     atol + rtol |x| in root mean square (1e-5 both), at most max_steps (1,000) tried.
     Differentiable, with the steps held fixed; `x0` is left as it is.
-    Raises ValueError or TypeError for a wrong argument or a field that changes shape
-    or dtype, RuntimeError where no finite solution is reached.
+    Raises ValueError or TypeError for a wrong argument, or a field that changes shape
+    or dtype or isn't finite at t0; RuntimeError where dopri5 does not arrive, or the
+    result isn't finite. Fixed steps can jump over the end of a solution and return a
+    finite, meaningless number.
     """
     require_finite(require_points(x0, "x0"), "x0")
     t0, t1 = float(t0), float(t1)

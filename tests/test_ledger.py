@@ -1,6 +1,12 @@
 """The proof ledger finds every statement, and says which lack a check."""
 
+from pathlib import Path
+
+import nbformat
+
 from book import ledger
+
+NOTEBOOKS = Path(__file__).parent.parent / "nbs"
 
 TEXT = """
 ````{prf:theorem} A name
@@ -94,6 +100,15 @@ def test_a_proof_is_linked_from_its_statement():
     a, b = ledger.statements("nbs/x", TEXT + proof)
     assert not a.proved and b.proved
     assert 'href="nbs/x.html#proof-lem-b"' in ledger._link(b)
+
+
+def test_what_the_book_does_not_prove_it_calls_cited():
+    """Catches a statement of the book without a proof, where a1 says there is one."""
+    for path in NOTEBOOKS.glob("*.ipynb"):
+        cells = nbformat.read(path, 4).cells
+        text = "\n\n".join(c.source for c in cells if c.cell_type == "markdown")
+        for found in ledger.statements(path.stem, text):
+            assert found.proved or found.title.endswith("cited"), found.label
 
 
 def test_no_number_of_a_check_breaks():

@@ -319,17 +319,27 @@ def test_gradient(method):
 
 
 def test_no_time_no_work():
-    """Catches a division by a span of zero."""
-    run = solve(swirl, points(), t0=0.5, t1=0.5)
-    assert_close(run.x, points())
-    assert_close(run.nfe, torch.zeros(5, dtype=torch.int64))
+    """Catches a division by a span of zero, and x0 handed back as the end point."""
+    x0 = points()
+    for options in ({}, {"method": "rk4", "steps": 1}):
+        run = solve(swirl, x0, t0=0.5, t1=0.5, **options)
+        assert_close(run.x, x0, rtol=0, atol=0)
+        run.x.zero_()
+        assert_close(x0, points(), rtol=0, atol=0)
+        assert_close(run.nfe, torch.full((5,), 4 * len(options) // 2))
+
+
+def test_solutions_can_be_compared():
+    """Catches an == that asks for the truth of a tensor."""
+    run, other = (solve(swirl, points(), method="euler", steps=1) for _ in range(2))
+    assert run == run and run != other and len({run, other}) == 2
 
 
 # --- refusals ------------------------------------------------------------------------
 
 
 def test_blow_up_is_named():
-    """Catches a loop that never ends, or a number where there is no solution."""
+    """Catches a loop that never ends, and a number from dopri5 without a solution."""
     x0 = torch.tensor([[0.5], [2.0], [4.0]], dtype=F64)
     with pytest.raises(RuntimeError, match=r"2 of 3 samples .* at t = 0\.25"):
         solve(lambda x, t: x**2, x0)
@@ -342,6 +352,11 @@ def test_blow_up_is_named():
         solve(lambda x, t: -(x**2), x0[1:], t0=0, t1=-1)
     with pytest.raises(RuntimeError, match="euler left the finite numbers"):
         solve(lambda x, t: x**2, x0, method="euler", steps=500)
+    with pytest.raises(RuntimeError, match="rk4 left the finite numbers"):
+        # finite at t0, infinite at the first step's second slope
+        solve(lambda x, t: x**2, 1e150 + 0 * x0, method="rk4", steps=1)
+    over = solve(lambda x, t: x**2, x0[1:2], method="euler", steps=10).x.item()
+    assert round(over) == 1_103_253  # as documented: a number, and no solution
     enough = int((solve(swirl, points(1)).nfe.item() - 2) / 6)
     assert solve(swirl, points(1), max_steps=enough).t[-1] == 1
 
@@ -357,7 +372,7 @@ def test_bad_points_and_fields():
     ]:
         with pytest.raises(error, match=words):
             solve(swirl, bad)
-    for options in ({"method": "euler", "steps": 2}, {"method": "dopri5"}):
+    for options in (*({"method": m, "steps": 2} for m in METHODS), {}):
         for field, error, words in [
             (lambda x, t: x[:, :1], ValueError, r"\(5, 2\), as x, got \(5, 1\)"),
             (lambda x, t: x.float(), TypeError, "float64 .* got torch.float32"),
@@ -366,8 +381,8 @@ def test_bad_points_and_fields():
         ]:
             with pytest.raises(error, match=words):
                 solve(field, x0, **options)
-    with pytest.raises(ValueError, match="the field at t0 must be finite"):
-        solve(lambda x, t: x / 0, x0)
+        with pytest.raises(ValueError, match="the field at t0 must be finite"):
+            solve(lambda x, t: x / 0, x0, **options)
 
 
 def test_bad_options():
