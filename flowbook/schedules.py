@@ -67,7 +67,7 @@ class CosinePath(GaussianPath):
         return -0.5 * math.pi * torch.sin(0.5 * math.pi * t)
 
     def _flow(self, x0: Tensor, x1: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        alpha, sigma = self.alpha(t), self.sigma(t)  # ut is xt turned by a quarter
+        alpha, sigma = self.alpha(t), self.sigma(t)  # alpha' ∝ sigma, sigma' ∝ −alpha
         return alpha * x1 + sigma * x0, 0.5 * math.pi * (sigma * x1 - alpha * x0)
 
 # %% ../nbs/10_schedules.ipynb #5c0c7f30
@@ -117,9 +117,10 @@ class VPPath(GaussianPath):
 class VEPath(GaussianPath):
     """The variance exploding path: alpha = 1, sigma from `sigma_max` to `sigma_min`.
 
-    sigma is geometric in t (Lipman et al., eq. 16 and 17, in Song et al.'s schedule).
-    The prior is N(0, sigma_max² I), but the path starts at N(x1, sigma_max² I): the
-    data's extent has to be small beside sigma_max.
+    sigma is geometric in t: Song et al.'s schedule, which stops at sigma_min, where the
+    VE of Lipman et al., eq. 16 and 17, ends clean. The prior is N(0, sigma_max² I), but
+    the path starts at N(x1, sigma_max² I): the data's extent has to be small beside
+    sigma_max.
     """
 
     sigma_min: float
