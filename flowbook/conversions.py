@@ -26,14 +26,14 @@ def _schedule(value: Tensor, x: Tensor, t: float | Tensor, path: ScheduledPath):
     return path.alpha(s), path.sigma(s), path.dalpha(s), path.dsigma(s)
 
 
-def _combine(p: Tensor, x: Tensor, q: Tensor, value: Tensor, t) -> Tensor:
-    """p x + q value; at a *number* t both factors must be finite."""
-    if not isinstance(t, Tensor) and not (p.isfinite() and q.isfinite()):
+def _combine(k: Tensor, x: Tensor, ell: Tensor, value: Tensor, t) -> Tensor:
+    """k x + ell value; at a *number* t both factors must be finite."""
+    if not isinstance(t, Tensor) and not (k.isfinite() and ell.isfinite()):
         raise ValueError(
             f"this conversion has no finite value at t = {t}: its factors would be "
-            f"{p:g} and {q:g}; stay away from this end of the path"
+            f"{k:g} and {ell:g}; stay away from this time of the path"
         )
-    return p * x + q * value
+    return k * x + ell * value
 
 # %% ../nbs/11_conversions.ipynb #dc488c20
 def velocity_to_noise(

@@ -8,6 +8,8 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import wraps
+from inspect import isfunction
 
 import torch
 from torch import Tensor
@@ -47,6 +49,19 @@ def _require_pair(x: Tensor, x1: Tensor, name: str) -> Tensor:
     return x
 
 
+def _numbers_too(schedule):
+    """Let a schedule take a number for t, and return a float, computed in float64."""
+
+    @wraps(schedule)
+    def at(self, t):
+        if isinstance(t, Tensor):
+            return schedule(self, t)
+        one = torch.empty(1, dtype=torch.float64)
+        return float(schedule(self, time_per_sample(t, one)[0]))
+
+    return at
+
+
 def _log_normal(z: Tensor, log_std: float | Tensor) -> Tensor:
     # log-density at `std * z` of `std` times standard normal noise: (B,)
     squares = flatten_points(z.square()).sum(1)
@@ -58,17 +73,23 @@ class GaussianPath(ABC):
     """The path p_t(x | x1) = N(alpha(t) x1, sigma(t)² I) and its flow (Theorem 3).
 
     A path supplies `alpha`, `sigma` and their derivatives, elementwise on a tensor of
-    times; all else follows. Where they differ from (0, 1) and 1 it also sets `t_span`,
-    the times to train and sample on, and `prior_std`, the deviation of a sampler's
-    start at `t_span[0]`. In every method the points have shape (B, *D), (B,) for
-    numbers, and one dtype; `t` is a number in [0, 1], a 0-d tensor or a tensor (B,).
-    Raises ValueError for shapes that differ (nothing is broadcast) and at a *number* t
-    where sigma is 0 or a speed infinite. In a tensor t nobody looks for these: the
-    result is infinite or NaN.
+    times; a number t in [0, 1] then gives a float. All else follows. Where they differ
+    from (0, 1) and 1 it also sets `t_span`, the times to train and sample on, and
+    `prior_std`, the deviation of a sampler's start at `t_span[0]`. In every other
+    method the points have shape (B, *D), (B,) for numbers, and one dtype; `t` is a
+    number in [0, 1], a 0-d tensor or a tensor (B,). Raises ValueError for shapes that
+    differ (nothing is broadcast) and at a *number* t where sigma is 0 or a speed
+    infinite. In a tensor t nobody looks for these: the result is infinite or NaN.
     """
 
     t_span: tuple[float, float] = (0.0, 1.0)
     prior_std: float = 1.0
+
+    def __init_subclass__(cls, **options) -> None:
+        super().__init_subclass__(**options)
+        for name in ("alpha", "sigma", "dalpha", "dsigma"):
+            if isfunction(own := vars(cls).get(name)):
+                setattr(cls, name, _numbers_too(own))
 
     @abstractmethod
     def alpha(self, t: Tensor) -> Tensor:

@@ -67,7 +67,7 @@ class CosinePath(GaussianPath):
         return -0.5 * math.pi * torch.sin(0.5 * math.pi * t)
 
     def _flow(self, x0: Tensor, x1: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        alpha, sigma = self.alpha(t), self.sigma(t)  # ut is xt turned by a quarter
+        alpha, sigma = self.alpha(t), self.sigma(t)  # alpha' ∝ sigma, sigma' ∝ −alpha
         return alpha * x1 + sigma * x0, 0.5 * math.pi * (sigma * x1 - alpha * x0)
 
 # %% ../nbs/10_schedules.ipynb #5c0c7f30
@@ -117,9 +117,10 @@ class VPPath(GaussianPath):
 class VEPath(GaussianPath):
     """The variance exploding path: alpha = 1, sigma from `sigma_max` to `sigma_min`.
 
-    sigma is geometric in t (Lipman et al., eq. 16 and 17, in Song et al.'s schedule).
-    The prior is N(0, sigma_max² I), but the path starts at N(x1, sigma_max² I): the
-    data's extent has to be small beside sigma_max.
+    sigma is geometric in t: Song et al.'s schedule, which stops at sigma_min, where the
+    VE of Lipman et al., eq. 16 and 17, ends clean. The prior is N(0, sigma_max² I), but
+    the path starts at N(x1, sigma_max² I): the data's extent has to be small beside
+    sigma_max.
     """
 
     sigma_min: float
@@ -156,7 +157,9 @@ class CustomPath(GaussianPath):
 
     Both act elementwise on a tensor of times, with torch operations; autodiff supplies
     a derivative that is not given. The prior is N(0, sigma² I) where `t_span` starts.
-    Raises ValueError for what is not finite, or a sigma that is not positive, inside.
+    Raises ValueError where, at one of 999 equally spaced times inside `t_span`, a value
+    has another shape, is not finite, or sigma is not positive, and for such a sigma at
+    the start. Between those times nobody looks: to keep sigma > 0 there is up to you.
     """
 
     alpha_fn: Callable[[Tensor], Tensor]
@@ -169,13 +172,20 @@ class CustomPath(GaussianPath):
         t0, t1 = self.t_span
         if not 0 <= t0 < t1 <= 1:
             raise ValueError(f"need 0 <= t0 < t1 <= 1, got t_span = {self.t_span}")
-        t = torch.linspace(*self.t_span, 7, dtype=torch.float64)[1:-1, None]
+        t = torch.linspace(*self.t_span, 1001, dtype=torch.float64)[1:-1, None]
         for name in ("alpha", "sigma", "dalpha", "dsigma"):
             value = getattr(self, name)(t)
-            if getattr(value, "shape", 0) != t.shape or not value.isfinite().all():
-                raise ValueError(f"{name} must be finite, shaped like t: {value}")
-        if not (self.sigma(t).min() > 0 and 0 < self.prior_std < math.inf):
-            raise ValueError(f"sigma must be positive inside {self.t_span} and at {t0}")
+            shape = getattr(value, "shape", value)
+            if not isinstance(value, Tensor) or shape != t.shape:
+                raise ValueError(f"{name} must be shaped like t, got {shape}")
+            if not (good := value.isfinite()).all():
+                raise ValueError(
+                    f"{name} must be finite, and is not at {_first(t, good)}"
+                )
+        if not (good := self.sigma(t) > 0).all():
+            raise ValueError(f"sigma must be positive, and is not at {_first(t, good)}")
+        if not 0 < self.prior_std < math.inf:
+            raise ValueError(f"sigma at t = {t0} must be positive and finite")
 
     @property
     def prior_std(self) -> float:
@@ -192,6 +202,10 @@ class CustomPath(GaussianPath):
 
     def dsigma(self, t: Tensor) -> Tensor:
         return (self.dsigma_fn or _derivative(self.sigma_fn))(t)
+
+
+def _first(t: Tensor, good: Tensor) -> str:
+    return f"t = {t[~good][0].item():g}"
 
 
 def _derivative(schedule: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:

@@ -244,6 +244,39 @@ def test_vp_has_no_value_at_its_singular_end():
                 function(source, x, 1.0, VPPath())
 
 
+@dataclass(frozen=True)
+class Growing(Crooked):
+    """alpha = sigma = t: the turn is 0, the ratio of signal to noise stands still."""
+
+    def alpha(self, t):
+        return t
+
+    def sigma(self, t):
+        return t
+
+    def dalpha(self, t):
+        return torch.ones_like(t)
+
+    def dsigma(self, t):
+        return torch.ones_like(t)
+
+
+def test_without_a_turn_the_velocity_says_nothing():
+    """A finite number made of a division by w = 0; u that still depends on the rest."""
+    x, t, values = exact(Growing())
+    assert_close(values["velocity"], x / t[:, None])
+    for name in NAMES:
+        source, goal = name.split("_to_")
+        function = getattr(conversions, name)
+        if source == "velocity":
+            with pytest.raises(ValueError, match=r"no finite value at t = 0\.5"):
+                function(values[source], x, 0.5, Growing())
+        elif goal == "velocity":
+            assert_close(function(0 * x, x, t, Growing()), x / t[:, None])
+        else:
+            assert_close(*convert(name, values, x, t, Growing()))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_wrong_input_is_refused(name):
     """A broadcast, a mixed dtype or a time out of range that passes in silence."""

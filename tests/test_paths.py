@@ -306,6 +306,24 @@ def test_prior_log_prob_refuses_what_is_no_batch():
         PATH.prior_log_prob(torch.zeros(()))
 
 
+def test_every_path_takes_a_number():
+    """A path of one's own, or one that calls its parent's, left out."""
+
+    class Raised(Crooked):
+        def alpha(self, t):
+            return super().alpha(t) + 1
+
+    t = torch.tensor(0.25, dtype=torch.float64)
+    assert (PATH.alpha(0.25), PATH.sigma(0.25)) == (0.1 + 0.25**2, 1.25)
+    assert (PATH.dalpha(0.25), PATH.dsigma(0.25)) == (0.5, -1.0)
+    assert type(PATH.sigma(0)) is float and Raised().alpha(0.25) == 1.1 + 0.25**2
+    assert_close(Raised().alpha(t), t**2 + 1.1)
+    with pytest.raises(TypeError, match="t must be a number or a tensor, got list"):
+        PATH.alpha([0.25])
+    with pytest.raises(ValueError, match=r"t must lie in \[0, 1\], got -0.5"):
+        Raised().alpha(-0.5)
+
+
 def test_a_path_needs_all_four_functions():
     """A missing derivative found only when it is called."""
 

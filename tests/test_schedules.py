@@ -21,6 +21,17 @@ PATHS = [
 TIMES = torch.tensor([0.0, 0.1, 0.35, 0.5, 0.8, 0.97], dtype=torch.float64)
 
 
+def quadratic(t):
+    return t**2
+
+
+def narrowing(t):
+    return 2 - 1.5 * t
+
+
+OWN = CustomPath(quadratic, narrowing)
+
+
 def batch(shape=(6, 3), dtype=torch.float64):
     g = torch.Generator().manual_seed(4)
     x0, x1 = torch.randn(2, *shape, generator=g, dtype=dtype).unbind()
@@ -85,6 +96,26 @@ def test_elementwise_and_in_the_dtype_of_t(path, dtype):
         assert_close(schedule(t[2]), flat[2])
 
 
+@pytest.mark.parametrize("schedule", ["alpha", "sigma", "dalpha", "dsigma"])
+@pytest.mark.parametrize("path", [*PATHS, OWN], ids=repr)
+def test_a_number_gives_a_number(path, schedule):
+    """A schedule that takes 0.5 on one path and fails inside torch on another."""
+    function = getattr(path, schedule)
+    for t in (0, 0.1, 0.35, 0.97):
+        value, tensor = function(t), torch.tensor(t, dtype=torch.float64)
+        assert type(value) is float and value == function(tensor).item()
+    for bad, error in ((True, TypeError), ("0.5", TypeError), (1.5, ValueError)):
+        with pytest.raises(error, match="t must"):
+            function(bad)
+    assert function(TIMES.float()).dtype == torch.float32  # tensors are as they were
+
+
+def test_a_number_at_an_end():
+    """An infinite speed that raises or becomes NaN; a sigma of 0 that is refused."""
+    assert (VPPath().alpha(1), VPPath().sigma(1)) == (1.0, 0.0)
+    assert VPPath().dsigma(1) == -math.inf
+
+
 def test_known_values():
     """Numbers worked out elsewhere: Lipman et al., eq. 19 and 21, by hand."""
     x, x1 = torch.tensor([[[0.7]], [[1.3]]], dtype=torch.float64)
@@ -147,17 +178,6 @@ def test_singular_ends_are_refused():
 
 
 # --- one's own ---------------------------------------------------------------------
-
-
-def quadratic(t):
-    return t**2
-
-
-def narrowing(t):
-    return 2 - 1.5 * t
-
-
-OWN = CustomPath(quadratic, narrowing)
 
 
 def test_own_path_gets_its_derivatives_by_autodiff():
@@ -258,14 +278,17 @@ def test_ve_needs_its_scales():
 @pytest.mark.parametrize(
     ("alpha", "sigma", "message"),
     [
-        (lambda t: t.sum(), narrowing, "alpha must be finite, shaped like t: "),
-        (quadratic, lambda t: 0.5, "sigma must be finite, shaped like t: 0.5"),
-        (lambda t: t / 0, narrowing, "alpha must be finite, shaped like t: "),
-        (quadratic, lambda t: 0.3 - t, "sigma must be positive inside"),
-        (quadratic, torch.zeros_like, "sigma must be positive inside"),
-        (quadratic, lambda t: (t - 0.5).abs(), "sigma must be positive inside"),
-        (quadratic, lambda t: 1 / t, r"sigma must be positive .* and at 0.0"),
-        (quadratic, lambda t: t, r"sigma must be positive .* and at 0.0"),
+        (lambda t: t.sum(), narrowing, r"alpha must be shaped .* got .*\(\[\]\)"),
+        (lambda t: t[:, 0], narrowing, r"alpha must be .*\(\[999\]\)"),
+        (quadratic, lambda t: 0.5, "sigma must be shaped like t, got 0.5"),
+        (lambda t: t / 0, narrowing, "alpha must be finite, and is not at t = 0.001"),
+        (lambda t: 1 / (t - 0.25), narrowing, "alpha .* finite, .* at t = 0.25"),
+        (quadratic, lambda t: 0.3 - t, r"sigma must be positive, .* at t = 0\.3"),
+        (quadratic, torch.zeros_like, r"sigma must be positive, .* at t = 0\.001"),
+        (quadratic, lambda t: (t - 0.5).abs(), r"sigma .* positive, .* at t = 0\.5"),
+        (quadratic, lambda t: (t - 0.25).abs() - 0.01, r"positive, .* at t = 0\.24"),
+        (quadratic, lambda t: 1 / t, r"sigma at t = 0.0 must be positive and finite"),
+        (quadratic, lambda t: t, r"sigma at t = 0.0 must be positive and finite"),
     ],
 )
 def test_own_path_refuses(alpha, sigma, message):
