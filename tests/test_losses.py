@@ -100,13 +100,14 @@ def test_given_times_and_noise_are_used():
 
 def test_times_have_the_dtype_of_the_data():
     """Catches: times made to go with the noise."""
-    seen = []
+    path, seen = Line(), []
 
-    def spy(x, t):
+    def spy(x0, x1, t):
         seen.append(t.dtype)
-        return torch.zeros_like(x)
+        return Line.interpolate(path, x0, x1, t)
 
-    cfm_loss(spy, Line(), points(5, 3), x0=points(5, 3, dtype=torch.float32), t=0.3)
+    path.interpolate, t = spy, torch.tensor(0.3)
+    cfm_loss(field, path, points(5, 3), x0=points(5, 3, dtype=torch.float32), t=t)
     assert seen == [F64]
 
 
