@@ -30,7 +30,8 @@ def _draw(path, x1, generator, t, x0):
     if x0 is None:  # standard: the path scales it, also where path.prior is wider
         x0 = torch.randn(x1.shape, **drawn)
     require_same_shape(x0=require_points(x0, "x0"), x1=x1)
-    return path.interpolate(x0, x1, time_per_sample(t, x1))
+    times = time_per_sample(t, x1)  # a number is for the path to refuse
+    return path.interpolate(x0, x1, times if isinstance(t, Tensor) else t)
 
 
 def _squared_errors(v: Tensor, target: Tensor) -> Tensor:
@@ -55,10 +56,11 @@ def cfm_loss(
     """Conditional flow matching loss of `field(x, t)` on the data `x1` (B, *D): 0-d.
 
     Mean over the batch of the squared error, summed (not averaged) over D. Draws t
-    uniformly from `path.t_span`, then a standard normal x0, unless they are given, and
-    makes xt and its target itself. Raises TypeError for integer data or a field of
-    another dtype, ValueError for a wrong shape or time. (Lipman et al. 2022, eqs. 9
-    and 14.)
+    uniformly from `path.t_span`, then a standard normal x0, unless they are given (x0
+    may depend on x1), and makes xt and its target itself. 16-bit x1 gets times as
+    coarse as 16 bits: keep x1 in float32 and let the field cast. Raises TypeError for
+    integer data or a field of another dtype, ValueError for a wrong shape or time, and
+    at a number t where the path's speed is infinite. (Lipman et al. 2022, eqs. 9, 14.)
     """
     point = _draw(path, x1, generator, t, x0)
     v = _prediction(field, point.xt, point.t)
@@ -96,7 +98,7 @@ def loss_floor(
     t: float | Tensor | None = None,
     x0: Tensor | None = None,
 ) -> Floor:
-    """Estimate C = E|u_t(x|x1) - u_t(x)|², the smallest value the CFM loss can have.
+    """Estimate C = E|ut - u_t(xt)|², the smallest value the CFM loss can have.
 
     `x1` (B, *D), B >= 2, is drawn from the law that `marginal` was made from. The
     standard error takes the B points for independent. Raises what `cfm_loss` does.

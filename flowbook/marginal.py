@@ -39,6 +39,18 @@ def _within_reach(logits: Tensor) -> Tensor:
     return logits
 
 
+def _half_rate(path: ScheduledPath, t: Tensor) -> Tensor:
+    """sigma dsigma, half the rate of sigma²; its limit where dsigma is infinite."""
+    sharp = ~torch.isfinite(path.dsigma(t))  # as VP's is at t = 1, where sigma is 0
+    if not sharp.any():
+        return path.sigma(t) * path.dsigma(t)
+    t = t.double()
+    near = [torch.where(sharp, t * (1 - gap), t) for gap in (1e-14, 1e-15)]
+    first, last = (path.sigma(s) * path.dsigma(s) for s in near)
+    settled = torch.isclose(first, last, rtol=1e-6, atol=0.0)  # no NaN, no drift
+    return torch.where(settled, last, math.inf)
+
+
 class _Marginal(ABC):
     """What all laws of the data share; a subclass knows the posterior."""
 
@@ -48,42 +60,55 @@ class _Marginal(ABC):
     def velocity(self, x: Tensor, t: float | Tensor) -> Tensor:
         """The marginal field u_t(x), the posterior mean of the conditional one."""
         flat, times = self._inputs(x, t)
-        _, sigma, dalpha, dsigma = times
+        dalpha, half_rate = self._rates(flat, t)
         _, mean, score = self._averages(flat, times)
         # dalpha m + dsigma / sigma (x - alpha m), in a form that allows sigma = 0
-        return (dalpha * mean - sigma * dsigma * score).view_as(x)
+        return (dalpha * mean - half_rate * score).to(x.dtype).view_as(x)
 
     def score(self, x: Tensor, t: float | Tensor) -> Tensor:
         """The gradient of log p_t at x."""
-        return self._averages(*self._inputs(x, t))[2].view_as(x)
+        return self._averages(*self._inputs(x, t))[2].to(x.dtype).view_as(x)
 
     def log_prob(self, x: Tensor, t: float | Tensor) -> Tensor:
         """log p_t(x), in nats: (B,)."""
-        return self._averages(*self._inputs(x, t))[0]
+        return self._averages(*self._inputs(x, t))[0].to(x.dtype)
 
     def posterior_mean(self, x: Tensor, t: float | Tensor) -> Tensor:
         """E[x1 | x_t = x], the mean of the data under the posterior."""
-        return self._averages(*self._inputs(x, t))[1].view_as(x)
+        return self._averages(*self._inputs(x, t))[1].to(x.dtype).view_as(x)
 
     @abstractmethod
     def _averages(self, x: Tensor, times: tuple) -> tuple[Tensor, Tensor, Tensor]:
         """log p_t (B,), the posterior mean of x1 and the score (B, d) at x (B, d)."""
 
     def _inputs(self, x: Tensor, t: float | Tensor) -> tuple[Tensor, tuple]:
-        """Points (B, d); alpha, sigma, dalpha, dsigma at their times, (B, 1) each."""
+        """Points (B, d), in float32 at least; alpha, sigma at their times: (B, 1)."""
         got, own = require_points(x).shape[1:], self._shape
         if got != own and (len(own) != 1 or got.numel() != own[0]):
             raise ValueError(f"x must be (B, *{tuple(own)}), got {tuple(x.shape)}")
-        path, at = self.path, time_per_sample(t, x)
-        schedule = path.alpha(at), path.sigma(at), path.dalpha(at), path.dsigma(at)
-        alpha, sigma, dalpha, dsigma = times = tuple(s[:, None] for s in schedule)
+        x = flatten_points(x)
+        x = x.float() if x.dtype.itemsize < 4 else x  # 16 bits can't hold the exponents
+        at = time_per_sample(t, x)
+        alpha, sigma = self.path.alpha(at), self.path.sigma(at)
         width = alpha**2 * self._least_variance + sigma**2
-        fine = torch.isfinite(alpha * sigma * dalpha * dsigma)
+        fine = torch.isfinite(alpha * sigma)
         fine &= width > torch.finfo(x.dtype).tiny ** 0.5  # width² doesn't underflow
+        why = f"sigma_t is 0 in {x.dtype}, or the path is infinite: no density there"
+        self._refuse_unless(fine, at, why)
+        return x, (alpha[:, None], sigma[:, None])
+
+    def _rates(self, x: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor]:
+        """dalpha, and half the rate of sigma², at the times of the points: (B, 1)."""
+        at = time_per_sample(t, x)
+        dalpha, half_rate = self.path.dalpha(at), _half_rate(self.path, at).to(x)
+        fine = torch.isfinite(dalpha * half_rate)
+        self._refuse_unless(fine, at, "the path is infinite: no field there")
+        return dalpha[:, None], half_rate[:, None]
+
+    @staticmethod
+    def _refuse_unless(fine: Tensor, at: Tensor, why: str) -> None:
         if not fine.all():
-            why = f"sigma_t is 0 in {x.dtype}, or the path is infinite: no field there"
-            raise ValueError(f"at t = {at[~fine[:, 0]][0].item():.9g} {why}")
-        return flatten_points(x), times
+            raise ValueError(f"at t = {at[~fine][0].item():.9g} {why}")
 
 # %% ../nbs/07_marginal.ipynb #333fd002
 class EmpiricalMarginal(_Marginal):
@@ -91,9 +116,11 @@ class EmpiricalMarginal(_Marginal):
 
     `weights` (N,) are positive, the probabilities up to a factor, equal by default. No
     temporary tensor holds more numbers than `chunk`, or than x: the default suits a
-    CPU's cache, a GPU likes more. Points x are (B, *D), t a number or (B,), results as
-    x is. Raises ValueError, and never returns NaN, where sigma_t = 0, and where x is
-    not finite or the squares of its distances overflow. (Lipman et al., eqs. 6 and 8.)
+    CPU's cache, a GPU likes more. (Gradients in x or t keep all blocks: memory B·N·d.)
+    Points x are (B, *D), t a number or (B,), results as x is; 16-bit x is computed in
+    float32. Raises ValueError, and never returns NaN, where sigma_t = 0, and where x is
+    not finite or the squares of its distances overflow: it reads values, so that vmap
+    and a compilation of the full graph refuse it. (Lipman et al., eqs. 6 and 8.)
     """
 
     def __init__(
@@ -117,22 +144,24 @@ class EmpiricalMarginal(_Marginal):
     def posterior(self, x: Tensor, t: float | Tensor) -> Tensor:
         """The probability of each data point, given that x_t = x: (B, N), all held."""
         blocks = self._blocks(*self._inputs(x, t))
-        return _within_reach(torch.cat([row for row, _ in blocks], 1)).softmax(1)
+        logits = _within_reach(torch.cat([row for row, _ in blocks], 1))
+        return logits.softmax(1).to(x.dtype)
 
     def divergence(self, x: Tensor, t: float | Tensor) -> Tensor:
         """The divergence of the marginal field at x: (B,)."""
         flat, times = self._inputs(x, t)
-        alpha, sigma, dalpha, dsigma = times
+        (alpha, sigma), (dalpha, half_rate) = times, self._rates(flat, t)
         log_sum, mean = self._stream(flat, times)
         spread = torch.zeros_like(log_sum)  # the trace of the posterior's covariance
         for logits, y in self._blocks(flat, times):  # a second pass: no cancelling
             offset = (0.5 * (logits - log_sum)).exp()[..., None] * (mean[:, None] - y)
             spread = spread + offset.square().sum((1, 2))[:, None]
-        turn = alpha * (dalpha * sigma - alpha * dsigma) / sigma
-        return (flat.shape[1] * dsigma / sigma + turn * (spread / sigma**2))[:, 0]
+        rate = half_rate / sigma**2  # dsigma / sigma
+        pull = alpha * (dalpha - alpha * rate) * (spread / sigma**2)
+        return (flat.shape[1] * rate + pull)[:, 0].to(x.dtype)
 
     def _averages(self, x: Tensor, times: tuple) -> tuple[Tensor, Tensor, Tensor]:
-        alpha, sigma, *_ = times
+        alpha, sigma = times
         log_sum, mean = self._stream(x, times)
         log_norm = x.shape[1] * (sigma.log() + 0.5 * math.log(2 * math.pi))
         return (log_sum - log_norm)[:, 0], mean, (alpha * mean - x) / sigma**2
@@ -148,7 +177,7 @@ class EmpiricalMarginal(_Marginal):
 
     def _blocks(self, x: Tensor, times: tuple) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield (logits (B, n), data (n, d)) for block after block of the data."""
-        alpha, sigma, *_ = times
+        alpha, sigma = times
         size = max(1, self._chunk // max(1, x.numel()))
         parts = zip(self._data.split(size), self._log_weights.split(size), strict=True)
         for y, log_weights in parts:
@@ -161,9 +190,10 @@ class EmpiricalMarginal(_Marginal):
 class MixtureMarginal(_Marginal):
     """The marginal path and field of a Gaussian mixture, exact; K = 1 is the Gaussian.
 
-    Points x are (B, *D) with d numbers each, t a number or (B,), results as x is;
-    memory B·K·d. Nothing is divided by sigma_t: t = 1 is allowed where the path is
-    finite. Raises ValueError, never returns NaN, elsewhere and for an infinite x.
+    Points x are (B, *D) with d numbers each, t a number or (B,), results as x is, but
+    16 bits are computed in float32; memory B·K·d. Nothing is divided by sigma_t: t = 1
+    is allowed, on VP as a limit. Raises ValueError, never returns NaN, where the path
+    is infinite and for an infinite x; reads values, as `EmpiricalMarginal` does.
     """
 
     def __init__(self, path: ScheduledPath, mixture: GaussianMixture) -> None:
@@ -176,17 +206,20 @@ class MixtureMarginal(_Marginal):
 
     def posterior(self, x: Tensor, t: float | Tensor) -> Tensor:
         """The probability of each component, given that x_t = x: (B, K)."""
-        return self._components(*self._inputs(x, t))[0].softmax(1)
+        return self._components(*self._inputs(x, t))[0].softmax(1).to(x.dtype)
 
     def divergence(self, x: Tensor, t: float | Tensor) -> Tensor:
         """The divergence of the marginal field at x: (B,)."""
         flat, times = self._inputs(x, t)
-        _, sigma, dalpha, dsigma = (column[..., None] for column in times)
-        log_joint, mean, score, growth = self._components(flat, times)
+        rates, alpha = self._rates(flat, t), times[0][..., None]
+        dalpha, half_rate = (column[..., None] for column in rates)
+        log_joint, mean, score, scale = self._components(flat, times)
         share = log_joint.softmax(1)[..., None]
-        velocity = dalpha * mean - sigma * dsigma * score
+        velocity = dalpha * mean - half_rate * score
+        # along the axes of each component; their sum is div u
+        growth = (alpha * dalpha * self._parts[2].to(flat) + half_rate) / scale
         pull = score - (share * score).sum(1, keepdim=True)  # the gradient of log share
-        return (share * (growth + velocity * pull)).sum((1, 2))
+        return (share * (growth + velocity * pull)).sum((1, 2)).to(x.dtype)
 
     def _averages(self, x: Tensor, times: tuple) -> tuple[Tensor, Tensor, Tensor]:
         log_joint, mean, score, _ = self._components(x, times)
@@ -194,14 +227,13 @@ class MixtureMarginal(_Marginal):
         return log_joint.logsumexp(1), (share * mean).sum(1), (share * score).sum(1)
 
     def _components(self, x: Tensor, times: tuple) -> tuple[Tensor, ...]:
-        """log(weight density), (B, K); mean of x1, score, growth of each: (B, K, d)."""
+        """log(weight density), (B, K); mean of x1, score, variances: (B, K, d) each."""
         log_weights, means, variances, axes = (part.to(x) for part in self._parts)
-        alpha, sigma, dalpha, dsigma = (column[..., None] for column in times)
+        alpha, sigma = (column[..., None] for column in times)
         scale = alpha**2 * variances + sigma**2  # variances of x_t, along the axes
-        growth = (alpha * dalpha * variances + sigma * dsigma) / scale  # sum: div u
         along = torch.einsum("kij,bki->bkj", axes, x[:, None] - alpha * means)
         pull = along / scale
         log_density = -0.5 * (along * pull + (2 * math.pi * scale).log()).sum(-1)
         shift = torch.einsum("kij,bkj->bki", axes, alpha * variances * pull)
         score = -torch.einsum("kij,bkj->bki", axes, pull)
-        return _within_reach(log_weights + log_density), means + shift, score, growth
+        return _within_reach(log_weights + log_density), means + shift, score, scale

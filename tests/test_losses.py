@@ -8,7 +8,8 @@ import torch
 from torch.testing import assert_close
 
 from flowbook.losses import cfm_loss, fm_loss, loss_floor
-from flowbook.schedules import VEPath
+from flowbook.notation import time_per_sample
+from flowbook.schedules import OTPath, VEPath, VPPath
 
 F64 = torch.float64
 
@@ -27,6 +28,7 @@ class Line:
     t_span = (0.25, 0.75)
 
     def interpolate(self, x0, x1, t):
+        t = time_per_sample(t, x1)
         s = t.reshape(-1, *[1] * (x1.ndim - 1))
         xt = (1 - s) * x0 + s * x1
         return SimpleNamespace(x0=x0, x1=x1, t=t, xt=xt, ut=x1 - x0)
@@ -98,13 +100,14 @@ def test_given_times_and_noise_are_used():
 
 def test_times_have_the_dtype_of_the_data():
     """Catches: times made to go with the noise."""
-    seen = []
+    path, seen = Line(), []
 
-    def spy(x, t):
+    def spy(x0, x1, t):
         seen.append(t.dtype)
-        return torch.zeros_like(x)
+        return Line.interpolate(path, x0, x1, t)
 
-    cfm_loss(spy, Line(), points(5, 3), x0=points(5, 3, dtype=torch.float32), t=0.3)
+    path.interpolate, t = spy, torch.tensor(0.3)
+    cfm_loss(field, path, points(5, 3), x0=points(5, 3, dtype=torch.float32), t=t)
     assert seen == [F64]
 
 
@@ -243,3 +246,36 @@ def test_fm_loss_of_bad_points():
         fm_loss(field, marginal, torch.ones(5, 3, dtype=torch.int64), 0.5)
     with pytest.raises(ValueError, match="no points"):
         fm_loss(field, marginal, torch.ones(0, 3), 0.5)
+
+
+def test_a_number_t_is_for_the_path_to_refuse():
+    """Catches: a number turned into a tensor, which the path doesn't read: inf."""
+    path, x1 = VPPath(), points(5, 3)
+    marginal = SimpleNamespace(velocity=lambda x, t: x)
+    for loss in (
+        lambda t: cfm_loss(field, path, x1, t=t, generator=generator()),
+        lambda t: loss_floor(path, marginal, x1, t=t, generator=generator()).value,
+    ):
+        with pytest.raises(ValueError, match="infinite speed at t = 1"):
+            loss(1.0)
+        tensor = torch.full((5,), 0.3, dtype=F64)
+        assert float(loss(0.3)) == float(loss(tensor))
+
+
+def test_a_triple_with_any_law():
+    """Catches: a mean target that is used where noise and data belong together.
+
+    Pairs that don't cross have the floor 0 (displacement); the same noise and data,
+    shuffled, have that of independent draws, π/2 times the deviation.
+    """
+    path, z = OTPath(), points(40_000, 1)
+
+    def displacement(x, t):  # x_t = 1.5 t + (1 − t/2) z, of U = 1.5 − z/2
+        return 1.5 - 0.5 * (x - 1.5 * t[:, None]) / (1 - 0.5 * t)[:, None]
+
+    paired = cfm_loss(displacement, path, 1.5 + 0.5 * z, x0=z, generator=generator())
+    assert paired < 1e-28
+    shuffled = cfm_loss(
+        displacement, path, 1.5 + 0.5 * z, x0=z.roll(1, 0), generator=generator()
+    )
+    assert shuffled > math.pi / 4

@@ -356,6 +356,9 @@ def test_infinite_schedules_are_refused(name):
     ):
         with pytest.raises(ValueError, match=r"at t = 0\.5 .*the path is infinite"):
             marginal.velocity(x, 0.5)
+        if not name.startswith("d"):  # the density needs no derivative
+            with pytest.raises(ValueError, match=r"at t = 0\.5 .*path is infinite"):
+                marginal.log_prob(x, 0.5)
 
 
 def test_a_covariance_too_small_for_the_dtype_is_refused_at_the_end_only():
@@ -379,14 +382,83 @@ def test_a_covariance_too_small_for_the_dtype_is_refused_at_the_end_only():
         assert x.isfinite().all()
 
 
-def test_vp_mixture_at_its_singular_end():
-    """Catches: 0 times infinity from sigma dsigma at t = 1."""
-    marginal = MixtureMarginal(VPPath(), mixture())
+@pytest.mark.parametrize("dtype, tolerance", [(F64, 1e-11), (torch.float32, 2e-5)])
+def test_vp_mixture_at_its_singular_end(dtype, tolerance):
+    """Catches: 0 times infinity from sigma dsigma at t = 1, or another limit of it.
+
+    There alpha = 1, sigma = 0, alpha' = β/2, sigma sigma' = (e^-B)'/-2 → -β/2, with
+    β = beta_min: the field is β/2 (x + ∇log q), its divergence β/2 (d + Δ log q).
+    """
+    law, beta = mixture(), 0.3
+    marginal = MixtureMarginal(VPPath(beta, 20.0), law.to(dtype))
     x = points(5, 4)
-    assert marginal.velocity(x, 1 - 1e-12).isfinite().all()
+    at, times = x.to(dtype), torch.tensor([1.0, 0.2, 1.0, 0.7, 1.0], dtype=dtype)
+    point = x.clone().requires_grad_()
+    score = law.score(point)
+    rows = [
+        torch.autograd.grad(score[:, i].sum(), point, retain_graph=True)[0][:, i]
+        for i in range(4)
+    ]
+    expected = {
+        "velocity": beta / 2 * (x + score.detach()),
+        "divergence": beta / 2 * (4 + sum(rows)),
+        "score": score.detach(),
+        "log_prob": law.log_prob(x),
+        "posterior": law.component_log_prob(x).softmax(1),
+        "posterior_mean": x,
+    }
+    close = {"rtol": tolerance, "atol": tolerance}
     for name in METHODS:
-        with pytest.raises(ValueError, match=r"at t = 1 .*infinite"):
+        value = getattr(marginal, name)(at, 1.0)
+        assert value.dtype == dtype
+        assert_close(value.double(), expected[name], **close)
+        mixed = getattr(marginal, name)(at, times)
+        assert_close(mixed[::2], value[::2], **close)
+        alone = getattr(marginal, name)(at[3:4], 0.7)
+        assert_close(mixed[3:4], alone, **close)
+    near = marginal.velocity(at, 1 - 2.0**-20)
+    assert_close(near.double(), expected["velocity"], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "variance",
+    [
+        lambda t: (1 - t).sqrt(),  # its rate is infinite, like 1/√(1 − t)
+        lambda t: (1 - t) * (1 - (1 - t).log()),  # and here like a logarithm
+    ],
+)
+def test_a_speed_without_a_limit_is_refused(variance):
+    """Catches: a number close to the end that is taken for a limit."""
+    path = SimpleNamespace(**vars(linear))
+    path.sigma = lambda t: torch.where(t < 1, variance(t), 0).nan_to_num(0).sqrt()
+    path.dsigma = torch.func.vmap(torch.func.grad(lambda t: variance(t).sqrt()))
+    marginal, x = MixtureMarginal(path, mixture()), points(5, 4)
+    assert marginal.velocity(x, 1 - 1e-9).isfinite().all()
+    assert_close(marginal.log_prob(x, 1.0), mixture().log_prob(x))
+    for name in ("velocity", "divergence"):
+        with pytest.raises(ValueError, match="at t = 1 the path is infinite"):
             getattr(marginal, name)(x, 1.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_sixteen_bits_are_computed_in_float32(dtype):
+    """Catches: exponents of size d/2 that are rounded to whole nats."""
+    data, x = points(50, 784, seed=2), points(5, 784, seed=3)
+    data, x = data.to(dtype), (0.3 * data[:5] + 0.7 * x).to(dtype)
+    t = torch.tensor(0.3, dtype=dtype)
+    law = mixture()
+    for marginal, at in (
+        (EmpiricalMarginal(linear, data), x),
+        (EmpiricalMarginal(linear, data.view(50, 28, 28)), x.view(5, 28, 28)),
+        (MixtureMarginal(linear, law), x[:, :4]),
+    ):
+        for name in METHODS:
+            value = getattr(marginal, name)(at, t)
+            exact = getattr(marginal, name)(at.double(), t.double())
+            assert value.dtype == dtype and value.shape == exact.shape
+            # one rounding of the result, and float32's on the way: 2e-4 of 800 nats
+            one = torch.finfo(dtype).eps * exact.abs()
+            assert ((value.double() - exact).abs() <= one + 2e-4).all(), name
 
 
 @pytest.mark.parametrize(
