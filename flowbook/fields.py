@@ -23,9 +23,9 @@ def field_from_cdf(cdf: Callable[[Tensor, Tensor], Tensor]) -> Field:
 
     `cdf(x, t)`, F at x (B, 1) or (B,) and t (B,), returns (B,) and must be
     differentiable in both, each point by itself. The field takes x and t as `cdf` does,
-    returns what x is like, and can be differentiated in both. It raises ValueError for
-    points that are not on a line, or another shape of F. Far in the tails, where p
-    underflows, it is not finite.
+    returns what x is like, and can be differentiated in both, by autograd and by
+    torch.func. It raises ValueError for points that are not on a line, or another shape
+    of F. Far in the tails, where p underflows, it is not finite.
     """
 
     def field(x: Tensor, t: Tensor) -> Tensor:
@@ -33,35 +33,24 @@ def field_from_cdf(cdf: Callable[[Tensor, Tensor], Tensor]) -> Field:
             got = tuple(x.shape)
             raise ValueError(f"x must be (B,) or (B, 1), points on a line, got {got}")
         t = time_per_sample(t, x)
-        # a graph only for a caller who asked for one: along a trajectory it would grow
-        graph = torch.is_grad_enabled() and (x.requires_grad or t.requires_grad)
-        with torch.enable_grad():
-            y = x.view_as(x) if graph else x.detach()
-            s = t.view_as(t) if graph else t.detach()
-            y, s = (
-                z if z.requires_grad else z.clone().requires_grad_() for z in (y, s)
-            )
-            mass = cdf(y, s)
-            if mass.shape != s.shape:
-                want, got = tuple(s.shape), tuple(mass.shape)
-                raise ValueError(f"cdf must return {want}, got {got}")
-            options = {"create_graph": graph, "materialize_grads": True}
-            ones = torch.ones_like(s)
-            density, rate = torch.autograd.grad(mass, (y, s), ones, **options)
-            velocity = -rate.view_as(y) / density
-        return velocity if graph else velocity.detach()
+        mass, pull = torch.func.vjp(cdf, x, t)  # a graph only where a caller needs one
+        if mass.shape != t.shape:
+            want, got = tuple(t.shape), tuple(mass.shape)
+            raise ValueError(f"cdf must return {want}, got {got}")
+        density, rate = pull(torch.ones_like(mass))
+        return -rate.view_as(x) / density
 
     return field
 
 # %% ../nbs/05_what_the_path_does_not_tell.ipynb #1c5b8e14
 def circulation(score: Callable[[Tensor, Tensor], Tensor], matrix: Tensor) -> Field:
-    """The field w = J ∇log p, with div(p w) = 0: add it, and no p_t changes.
+    """The field w = Ω ∇log p, with div(p w) = 0: add it, and no p_t changes.
 
-    `score(x, t)`: ∇log p_t at x (B, *D). `matrix` J: (d, d), antisymmetric, d the
+    `score(x, t)`: ∇log p_t at x (B, *D). `matrix` Ω: (d, d), antisymmetric, d the
     number of data dimensions. Raises ValueError for another matrix.
     """
     if matrix.ndim != 2 or not torch.equal(matrix, -matrix.T):
-        raise ValueError("matrix must be square and antisymmetric: J.T = -J")
+        raise ValueError("matrix must be square and antisymmetric: Ω.T = -Ω")
 
     def field(x: Tensor, t: Tensor) -> Tensor:
         s = flatten_points(require_like(score(x, t), x, "score"))

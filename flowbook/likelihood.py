@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .continuity import _require_constant
 from flowbook.notation import (
     flatten_points,
     require_finite,
@@ -42,9 +43,9 @@ def _chunk(x: Tensor, count: int) -> int:
 
 # %% ../nbs/06_likelihood.ipynb #026b1170
 def _sum_of_forms(v: Tensor, x: Tensor, z: Tensor, create_graph: bool) -> Tensor | None:
-    """Σ_k z_k·J z_k for directions z (K, B, *D), J = ∂v/∂x of each sample: (B,).
+    """Σ_k z_k·A z_k for directions z (K, B, *D), A = ∂v/∂x of each sample: (B,).
 
-    The whole batch in one pass: with no mixing, ∂/∂x of Σ_b z_b·v_b is J_bᵀ z_b.
+    The whole batch in one pass: with no mixing, ∂/∂x of Σ_b z_b·v_b is A_bᵀ z_b.
     None where autograd sees no dependence on x.
     """
     if not v.requires_grad:
@@ -61,16 +62,6 @@ def _sum_of_forms(v: Tensor, x: Tensor, z: Tensor, create_graph: bool) -> Tensor
     )
     return None if grad is None else flatten_points((z * grad.view_as(z)).sum(0)).sum(1)
 
-
-def _require_constant(field: Field, v: Tensor, x: Tensor, t: Tensor) -> None:
-    """Refuse a field that varies with x where autograd sees a constant."""
-    with torch.no_grad():
-        if not torch.equal(field(x + 0.7391, t), v):
-            raise ValueError(
-                "the field varies with x but autograd cannot follow it (no_grad, "
-                "detach or numpy inside?): its divergence cannot be computed"
-            )
-
 # %% ../nbs/06_likelihood.ipynb #64761bc4
 def velocity_and_divergence(
     field: Field,
@@ -83,11 +74,12 @@ def velocity_and_divergence(
     """One look at `field` at `x` (B, *D), time `t`: velocity (B, *D), divergence (B,).
 
     Exact, by a backward pass for each of the d data dimensions; or from `probes` z
-    (P, B, *D) the mean of z·Jz, Hutchinson's estimate, by P passes. They run `chunk`
+    (P, B, *D) the mean of z·Az, Hutchinson's estimate, by P passes. They run `chunk`
     at a time: memory grows with chunk × B × d, and 1 is a plain loop.
     Hypothesis: the field treats each sample alone (no batch statistics). Can be
-    trained through; under no_grad keeps no graph. Raises ValueError for a wrong shape
-    or a field that autograd cannot follow.
+    trained through; under no_grad keeps no graph. A field that autograd takes for a
+    constant is called once more, elsewhere. Raises ValueError for a wrong shape or a
+    field that autograd cannot follow.
     """
     t, z = time_per_sample(t, require_points(x)), probes
     if z is not None and (z.shape[1:] != x.shape or z.dtype != x.dtype or not len(z)):
@@ -112,7 +104,7 @@ def velocity_and_divergence(
             part = _units(y, rows) if z is None else z[rows.start : rows.stop]
             form = _sum_of_forms(v, y, part, create_graph)
             if form is None:
-                _require_constant(field, v, y, t)
+                _require_constant(field, v, y, t, "the field")
                 break
             total = total + form
     total = total if z is None else total / count
@@ -168,13 +160,14 @@ def divergence(
     z = _draw(require_points(x), method, probes, generator)
     return velocity_and_divergence(field, x, t, probes=z, chunk=chunk)[1]
 
-# %% ../nbs/06_likelihood.ipynb #4f2dad3d
+# %% ../nbs/06_likelihood.ipynb #c181f916
 @dataclass(frozen=True, eq=False)
 class Transport:
     """Where the flow took the points, and the log-determinant it gathered.
 
     x: (B, *D), φ(x). log_det: (B,), log |det ∂φ/∂x| = ∫ div v along the trajectory,
-    negative where the flow compresses. nfe: (B,), evaluations for each sample.
+    negative where the flow compresses. nfe: (B,), evaluations for each sample; where
+    gradients are enabled, the one at t0 that looks whether there are any is included.
     """
 
     x: Tensor
@@ -196,7 +189,7 @@ def _augmented(field: Field, shape: torch.Size, z: Tensor | None, chunk: int | N
 
     return augmented
 
-# %% ../nbs/06_likelihood.ipynb #c181f916
+# %% ../nbs/06_likelihood.ipynb #2b8ebe48
 def transport(
     field: Field,
     x: Tensor,
@@ -222,10 +215,11 @@ def transport(
     """
     require_finite(require_points(x))
     z = _draw(x, divergence, probes, generator)
-    start = x.new_full((len(x),), t0)
-    trained = torch.is_grad_enabled() and (
-        x.requires_grad or require_like(field(x, start), x).requires_grad
-    )  # else nothing is there to differentiate by: keep no graph of the trajectory
+    trained = torch.is_grad_enabled()
+    looked = trained and not x.requires_grad
+    if looked:  # nothing to differentiate by? Then keep no graph of the trajectory
+        start = x.new_full((len(x),), t0)
+        trained = require_like(field(x, start), x).requires_grad
     with nullcontext() if trained else torch.no_grad():
         flat = flatten_points(x)
         end = solve(
@@ -240,9 +234,9 @@ def transport(
             atol=atol,
             max_steps=max_steps,
         )
-    return Transport(end.x[:, 0].view_as(x), end.x[:, 1, 0], end.nfe)
+    return Transport(end.x[:, 0].view_as(x), end.x[:, 1, 0], end.nfe + int(looked))
 
-# %% ../nbs/06_likelihood.ipynb #2b8ebe48
+# %% ../nbs/06_likelihood.ipynb #d94850c7
 def standard_normal_log_prob(x: Tensor) -> Tensor:
     """Log-density of N(0, I) at `x` (B, *D), in nats: (B,)."""
     x = flatten_points(require_points(x))
@@ -271,7 +265,8 @@ def log_prob(
     `prior` maps x0 (B, *D) to its log-density (B,). `t_span` is (noise, data); a
     `grid` runs as the integration does, from data to noise. Each field evaluation
     costs d backward passes ("exact") or `probes` ("hutchinson": unbiased divergence).
-    A point's value does not depend on its batch. Raises as `transport` does.
+    Exact, a point's value does not depend on its batch; probes are drawn for the batch
+    as a whole. Raises as `transport` does.
     """
     noise, data = t_span
     back = transport(

@@ -75,6 +75,63 @@ def test_constant_field_and_still_density():
     assert_close(residual, -x.sum(1))
 
 
+def test_uniform_density():
+    """Catches: a density without a graph raising; the field's divergence lost then."""
+    x = points(5, 3)
+    residual = continuity_residual(
+        lambda x, t: torch.zeros(len(x), dtype=F64), linear_field, x, 0.5
+    )
+    assert_close(residual, B.trace().expand(5))
+    bias = torch.ones(5, dtype=F64, requires_grad=True)  # a graph without x and t
+    assert_close(continuity_residual(lambda x, t: bias, linear_field, x, 0.5), residual)
+
+
+def test_hidden_dependence_is_refused():
+    """Catches: div v = 0, or a zero score, where autograd cannot follow x."""
+    x, bias = points(5, 3), torch.ones(3, dtype=F64, requires_grad=True)
+
+    @torch.no_grad()
+    def hidden(x, t):
+        return -x
+
+    def half_hidden(x, t):  # a graph through t and a weight
+        return bias * t[:, None] - x.detach()
+
+    for field in (hidden, half_hidden):
+        with pytest.raises(ValueError, match="the field varies with x but autograd"):
+            continuity_residual(quadratic, field, x, 0.5)
+    for log_prob in (torch.no_grad()(quadratic), lambda x, t: quadratic(x.detach(), t)):
+        with pytest.raises(ValueError, match="log_prob varies with x but autograd"):
+            continuity_residual(log_prob, linear_field, x, 0.5)
+    constant = continuity_residual(quadratic, lambda x, t: bias.expand_as(x), x, 0.0)
+    assert_close(constant, -x.square().sum(1) / 2 - x.sum(1))
+
+
+def test_backward_passes():
+    """Catches: a pass more than the d + 1 that the docstring promises."""
+    passes = []
+
+    class Counted(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, g):
+            passes.append(1)
+            return g
+
+    for d in (1, 2, 5):
+        continuity_residual(
+            lambda x, t: quadratic(Counted.apply(x), t),
+            lambda x, t: Counted.apply(x) * t[:, None],
+            points(5, d),
+            times(),
+        )
+        assert len(passes) == d + 1
+        passes.clear()
+
+
 def test_works_without_autograd_and_leaves_inputs_alone():
     """Catches: enable_grad dropped; requires_grad set on the caller's tensors."""
     x, t = points(5, 3), times()

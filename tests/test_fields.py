@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from flowbook.change_of_variables import log_abs_det_jacobian
 from flowbook.fields import circulation, field_from_cdf
 
 F64 = torch.float64
@@ -50,6 +51,31 @@ def test_field_from_cdf_can_be_differentiated():
     y = x.detach()
     (rate_alone,) = torch.autograd.grad(field_from_cdf(logistic_cdf)(y, s).sum(), s)
     assert_close(rate_alone, rate)
+
+
+def test_field_from_cdf_under_torch_func():
+    """Catches: autograd inside the field, which torch.func cannot follow."""
+    x, t = points(5, 1), torch.linspace(0, 1, 5, dtype=F64)
+    field = field_from_cdf(logistic_cdf)
+
+    def slope_of(x, t):
+        return torch.func.jacrev(lambda y: field(y[None], t[None])[0])(x)
+
+    slope = 1 / (1 + t)
+    assert_close(torch.func.vmap(slope_of)(x, t)[:, 0, 0], slope)
+    assert_close(torch.func.jacrev(lambda y: field(y, t))(x).sum((1, 2, 3)), slope)
+    log_slope = log_abs_det_jacobian(lambda y: field(y, 0.5), x)
+    assert_close(log_slope, torch.full((5,), 1 / 1.5, dtype=F64).log())
+
+
+def test_field_from_cdf_with_weights():
+    """Catches: a graph cut between the field and the weights of its cdf."""
+    shift = torch.tensor(0.4, dtype=F64, requires_grad=True)
+    x, t = points(5, 1), torch.full((5,), 0.5, dtype=F64)
+    v = field_from_cdf(lambda x, t: torch.sigmoid(x[:, 0] - shift * t**2))(x, t)
+    assert_close(v, shift.expand(5, 1))  # 2 t × shift at t = ½
+    (rate,) = torch.autograd.grad(v.sum(), shift)
+    assert_close(rate, torch.tensor(5.0, dtype=F64))
 
 
 def test_field_from_cdf_under_no_grad():

@@ -263,7 +263,27 @@ def test_transport_of_a_linear_flow():
     assert_close(end.x, expected, rtol=1e-7, atol=1e-7)
     assert_close(end.log_det, 0.5 * A.trace().expand(5), rtol=1e-7, atol=1e-7)
     assert (end.nfe > 7).all() and end.nfe.shape == (5,)
-    assert transport(linear, x, method="heun", steps=3).nfe.tolist() == [6] * 5
+
+
+def test_nfe_counts_every_call():
+    """Catches: the look for weights left out, or counted where there is none."""
+    net = torch.nn.Linear(3, 3).double()
+    for field in (linear, lambda x, t: net(x)):
+        for x, look in ((points(1, 3), 1), (points(1, 3).requires_grad_(), 0)):
+            calls = []
+
+            def counted(x, t, calls=calls, field=field):
+                calls.append(t)
+                return field(x, t)
+
+            assert transport(counted, x).nfe.tolist() == [len(calls)]
+            calls.clear()
+            heun = transport(counted, x, method="heun", steps=3)
+            assert heun.nfe.tolist() == [len(calls)] == [6 + look]
+            calls.clear()
+            with torch.no_grad():
+                heun = transport(counted, x, method="heun", steps=3)
+            assert heun.nfe.tolist() == [len(calls)] == [6]
 
 
 def test_defaults_run_from_noise_to_data():

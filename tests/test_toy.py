@@ -275,6 +275,21 @@ def test_rings():
     assert sample_rings(3).dtype == torch.float32
 
 
+def test_rings_have_the_density_that_the_page_states():
+    """Catches: another weight, or another Bessel function, on the page."""
+    noise, radii = 0.2, torch.tensor([0.5, 1.25, 2.0], dtype=torch.float64)
+    rho = torch.linspace(0, 4, 4001, dtype=torch.float64)[:, None]
+    bessel = torch.special.i0e(rho * radii / noise**2)
+    bell = (-(((rho - radii) / noise) ** 2) / 2).exp() / (2 * math.pi * noise**2)
+    density = (bell * bessel) @ (radii / radii.sum())
+    mass = torch.cumulative_trapezoid(2 * math.pi * rho[:, 0] * density, rho[:, 0])
+    assert abs(mass[-1] - 1) < 1e-6
+    x = sample_rings(N, noise=noise, generator=seeded(), dtype=torch.float64)
+    share = (x.norm(dim=1) <= rho[1:]).double().mean(1)
+    dkw = math.sqrt(math.log(2 / 6e-5) / (2 * N))
+    assert (share - mass).abs().max() < dkw
+
+
 @pytest.mark.parametrize("draw", [sample_moons, sample_checkerboard, sample_rings])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_shown_laws_are_drawn_where_they_are_asked_for(draw, dtype):
