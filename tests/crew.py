@@ -11,6 +11,8 @@ from collections.abc import Callable
 
 import torch
 
+WALKS = {"whole", "sharded", "<dictcomp>", "<listcomp>"}
+
 
 class Deserted(Exception):
     """A process waits in a collective for one that has left."""
@@ -94,17 +96,19 @@ class Process:
 
 
 @contextlib.contextmanager
-def signal_at_line(files: set[str], moment: int, received: list[int]):
+def signal_at_line(files: set[str], moment: int, received: list[int], held: Callable):
     """Put SIGTERM into `received` before line `moment` of those run in these files.
 
-    Yields a list whose length is the number of lines so far.
+    Counted are the lines while `held()`, but not those of walks over a tree, which are
+    many and alike. Yields a list as long as there are so far.
     """
     lines = []
 
     def note(frame, event, _):
-        if frame.f_code.co_filename not in files:
+        code = frame.f_code
+        if code.co_filename not in files or code.co_name in WALKS:
             return None
-        if event == "line":
+        if event == "line" and held():
             lines.append(None)
             if len(lines) == moment:
                 received.append(signal.SIGTERM)
