@@ -46,7 +46,7 @@ def draw_step(
     t = times(torch.rand(len(x1), generator=g, **like))
     x0 = torch.randn(x1.shape, generator=g, **like)
     own = x0[mine]
-    return t[mine], own.clone() if len(own) < len(x0) else own
+    return t[mine], own.clone() if len(own) < len(t) else own
 
 # %% ../nbs/12c_draws.ipynb #b85ac12d
 def batch_rows(
