@@ -144,10 +144,11 @@ def save_checkpoint(
 ) -> Path:
     """Write `tree` (see `pack`) as the checkpoint of `step` and return its path.
 
-    Of the checkpoints up to this step the last `keep` stay. One process may write to a
-    folder at a time: what an earlier one left half-written is removed. Raises OSError
-    if it can't be written, and then changes nothing; what `pack` raises; ValueError
-    unless step >= 0 and keep >= 1 are integers.
+    Of the checkpoints up to this step the last `keep` stay. It returns when the file is
+    on the disk; until then it takes three times its size in memory. One process may
+    write to a folder at a time: what an earlier one left half-written is removed.
+    Raises OSError if it can't be written, and then changes nothing; what `pack` raises;
+    ValueError unless step >= 0 and keep >= 1 are integers.
     """
     whole = isinstance(step, int) and isinstance(keep, int)
     if not whole or step < 0 or keep < 1:

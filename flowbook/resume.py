@@ -18,15 +18,16 @@ from flowbook.checkpoints import (
     load_checkpoint,
     save_checkpoint,
 )
-from .processes import agreed, part_like, sharded, whole
+from .processes import agreed, all_well, part_like, sharded, whole
 
 # %% ../nbs/a9_resume.ipynb #4327950a
 @dataclass
 class RunState:
     """All that a training step reads and changes.
 
-    `average` is a copy of `model` for the averaged weights; `averages` are these, or
-    where the model is sharded this process's parts of them: a step changes those.
+    `average` is a copy of `model` for the averaged weights; `averages` are these, which
+    a step changes. Where the model is sharded they are this process's parts, and the
+    copy holds no numbers before `gather`.
     """
 
     model: nn.Module
@@ -37,14 +38,22 @@ class RunState:
     done: int = 0
 
     def __post_init__(self) -> None:
-        self.averages = dict(self.average.named_parameters())
-        for name, weight in self.model.named_parameters():
-            if sharded(weight):
-                self.averages[name] = weight.detach().clone()
+        weights = dict(self.model.named_parameters())
+        if any(map(sharded, weights.values())):
+            self.average.to("meta")  # whole, it might be too large for one device
+            self.averages = {name: w.detach().clone() for name, w in weights.items()}
+        else:
+            self.average.to(self.losses.device)
+            self.averages = dict(self.average.named_parameters())
 
     @torch.no_grad()
     def gather(self) -> nn.Module:
-        """Return the averaged model, with whole weights and the model's own buffers."""
+        """Return the averaged model, with whole weights and the model's own buffers.
+
+        All the processes must ask. Where the model is sharded it is on the CPU.
+        """
+        if any(map(sharded, self.model.parameters())):
+            self.average.to_empty(device="cpu")
         for name, weight in self.average.named_parameters():
             weight.copy_(whole(self.averages[name]))
         buffers = dict(self.model.named_buffers())
@@ -52,13 +61,19 @@ class RunState:
             buffer.copy_(buffers[name])
         return self.average
 
-    def to_tree(self) -> dict:
-        """Return what a checkpoint holds; all the processes must ask."""
+    def to_tree(self, *, kept: bool = True) -> dict:
+        """Return what a checkpoint holds; all the processes must ask.
+
+        Who does not want it `kept` gets None in place of its tensors.
+        """
+        own = self.model.state_dict(keep_vars=True)
+        averages = {id(w): self.averages[n] for n, w in self.model.named_parameters()}
+        averaged = {name: averages.get(id(x), x) for name, x in own.items()}
         return {
             "step": self.done,
-            "model": whole(self.model.state_dict()),
-            "ema": self.gather().state_dict(),
-            "optimiser": whole(self.optimiser.state_dict()),
+            "model": whole(self.model.state_dict(), kept=kept),
+            "ema": whole(averaged, kept=kept),
+            "optimiser": whole(self.optimiser.state_dict(), kept=kept),
             "scaler": self.scaler and self.scaler.state_dict(),
             "losses": self.losses[: self.done],
         }
@@ -126,14 +141,24 @@ def require_same_run(theirs: dict, ours: dict, place: Path) -> None:
 def latest_for_all(accelerator, folder: str | Path | None) -> tuple[Path, dict] | None:
     """Return the latest complete checkpoint, which the first process chooses for all.
 
-    None if there is none, or no folder. Raises what `load_checkpoint` raises.
+    None if there is none, or no folder. Raises what `load_checkpoint` raises, and
+    ValueError for a checkpoint of something else than a run.
     """
     if folder is None:
         return None
     first = accelerator.is_main_process
     found = latest_checkpoint(folder) if first else None
     path = agreed(found and found[0])
-    return found if first or path is None else (path, load_checkpoint(path))
+    if path is None:
+        return None
+    path, tree = found if first else (path, load_checkpoint(path))
+    parts = {"config", "step", "model", "ema", "optimiser", "scaler", "losses"}
+    if lacking := parts.difference(tree if isinstance(tree, dict) else ()):
+        raise ValueError(
+            f"{path} is no checkpoint of a run, it lacks {sorted(lacking)}: give "
+            "another checkpoint_dir"
+        )
+    return path, tree
 
 
 @dataclass(frozen=True)
@@ -142,7 +167,12 @@ class Keeper:
 
     folder: str | Path | None
     config: dict
-    writes: bool = True  # one process of all does
+    accelerator: object | None = None  # None: the process is alone
+
+    @property
+    def writes(self) -> bool:
+        """Whether this is the one process of all that does."""
+        return self.accelerator is None or self.accelerator.is_main_process
 
     def kept(self) -> str:
         """Return what to say of the checkpoints when training stops."""
@@ -150,13 +180,14 @@ class Keeper:
         return f"The checkpoint of step {steps[-1]} is kept. " if steps else ""
 
     def require_finite(self, state: RunState) -> None:
-        """Raise FloatingPointError unless all weights are finite.
+        """Raise FloatingPointError unless all weights are finite; all must ask.
 
-        Of a sharded weight each process looks at its own part.
+        Of a sharded weight each process looks at its own part; they raise together.
         """
         weights = state.model.parameters()
         local = [(p.to_local() if sharded(p) else p).detach() for p in weights]
-        if not torch.stack([torch.isfinite(p).all() for p in local]).all():
+        finite = bool(torch.stack([torch.isfinite(p).all() for p in local]).all())
+        if not all_well(self.accelerator, finite):
             raise FloatingPointError(
                 f"the weights after step {state.done - 1} are not finite: training has "
                 f"stopped. {self.kept()}A smaller lr, or clip, may cure it."
@@ -165,14 +196,21 @@ class Keeper:
     def save(self, state: RunState) -> None:
         """Write a checkpoint, if there is a folder; all the processes must ask.
 
-        Raises FloatingPointError, and writes nothing, if a weight is not finite.
+        Nobody goes on before it is written. Raises FloatingPointError, and writes
+        nothing, if a weight is not finite; where the one that writes can't, all raise.
         """
         if self.folder is None:
             return
         self.require_finite(state)
-        tree = {"config": self.config, **state.to_tree()}
+        tree = {"config": self.config, **state.to_tree(kept=self.writes)}
+        failed = None
         if self.writes:
-            save_checkpoint(self.folder, state.done, tree)
+            try:
+                save_checkpoint(self.folder, state.done, tree)
+            except (OSError, TypeError, ValueError) as error:
+                failed = error
+        if not all_well(self.accelerator, failed is None):
+            raise failed or OSError("the first process couldn't write the checkpoint")
 
     def resume(self, state: RunState, found: tuple[Path, dict]) -> None:
         """Bring `state` to where a checkpoint was.

@@ -24,6 +24,7 @@ from flowbook.draws import (
     batch_rows,
     draw_seeds,
     draw_step,
+    other_seed,
     require_batch,
     time_quantile,
     training_data,
@@ -97,8 +98,9 @@ def choose_precision(
 class TrainingRun:
     """What `train` returns.
 
-    `model` is the caller's, trained in place; `ema` a frozen copy of it with averaged
-    weights, a field v(x, t) to sample from; `losses` (steps,) those of the single
+    `model` is the caller's, trained in place and left in training mode; `ema` a frozen
+    copy of it with averaged weights, a field v(x, t) to sample from, on the CPU where
+    the model is sharded; `losses` (steps,) those of the single
     batches, detached, on the model's device; `floor` the smallest mean that they can
     have, if it was given.
     """
@@ -146,44 +148,51 @@ def _watched(
     every: int, floor: float | None, batch_size: int,
 ) -> Iterator[int]:  # fmt: skip
     """Yield the number of each step; look after some, save, end early if asked to."""
-    steps, first, looked, pace = len(state.losses), state.done, state.done, 50
-    begun = time.perf_counter()
+    steps, looked, begun = len(state.losses), state.done, time.perf_counter()
+    pace = 50 if accelerator.num_processes == 1 else 1  # several don't know theirs yet
     while state.done < steps:
         yield state.done
         state.done += 1
         bar.update()
         due = state.done % every == 0 or state.done == steps
-        asked = received and accelerator.num_processes == 1
+        asked = accelerator.num_processes == 1 and len(received) > 0
         if not (due or asked or state.done == looked + pace):
             continue
         block = accelerator.reduce(state.losses[looked : state.done], "mean")
         state.losses[looked : state.done] = block
         require_finite_losses(block, looked, keeper.kept())
         recent = state.losses[max(0, state.done - 50) : state.done].mean().item()
-        seconds = (time.perf_counter() - begun) / (state.done - first)
+        seconds = (time.perf_counter() - begun) / (state.done - looked)
         said = {"loss": f"{recent:.4g}", "samples/s": f"{batch_size / seconds:,.0f}"}
         if floor is not None:
             said["excess"] = f"{recent - floor:.3g}"
         bar.set_postfix(said, refresh=False)
-        looked, pace = state.done, agree_to_stop(accelerator, received, seconds)
-        if due or received:
+        stop, pace = agree_to_stop(accelerator, received, seconds)
+        if due or stop:
             keeper.save(state)
-        if received:
+        if stop:
             return
+        looked, begun = state.done, time.perf_counter()
 
 # %% ../nbs/13_training.ipynb #121913ea
 def _require_settings(steps, ema, lr, clip, every) -> None:
     whole = isinstance(steps, int) and steps >= 1
-    rate = lr(0) if callable(lr) else lr
-    if not whole or not 0 <= ema < 1 or not 0 < rate < math.inf:
+    if not whole or not 0 <= ema < 1 or not (callable(lr) or 0 < lr < math.inf):
         raise ValueError(
             "expected an integer steps >= 1, 0 <= ema < 1 and a finite lr > 0, "
-            f"got steps {steps}, ema {ema}, lr {rate}"
+            f"got steps {steps}, ema {ema}, lr {lr}"
         )
     if clip is not None and not 0 < clip < math.inf:
         raise ValueError(f"expected a finite clip > 0 or None, got {clip}")
     if not isinstance(every, int) or every < 1:
         raise ValueError(f"expected an integer checkpoint_every >= 1, got {every}")
+
+
+def _rate_in(step: int, lr: float | Callable[[int], float]) -> float:
+    rate = lr(step) if callable(lr) else lr
+    if not 0 <= rate < math.inf:
+        raise ValueError(f"expected a finite lr >= 0, got {rate} in step {step}")
+    return rate
 
 # %% ../nbs/13_training.ipynb #dbb53d84
 def train(
@@ -215,12 +224,15 @@ def train(
     decay of the averaged weights, after the warm-up of `ema_rate`. `precision` as in
     `choose_precision`; `compile` by torch.compile. Alone, it works where the model is;
     started several times by torchrun or accelerate launch, on one GPU each, and
-    `batch_size` is for all of them together. All randomness is a function of the step
-    and of two numbers drawn from `generator` (on any device; None: torch's own).
+    `batch_size` is for all of them together. What is drawn is a function of the step
+    and of two numbers from `generator` (on any device; None: torch's own), and in
+    layers such as dropout of the process too; a Dataset may draw from torch's own
+    generator on the CPU, and not from Python's or NumPy's.
 
-    With a `checkpoint_dir` it saves every `checkpoint_every` steps and at the end, and
-    when called again goes on from the last complete checkpoint, bit for bit on a CPU;
-    SIGINT and SIGTERM then save and stop: KeyboardInterrupt, SystemExit(143).
+    With a `checkpoint_dir` it saves every `checkpoint_every` steps and at the end, of
+    which the last three stay, and when called again goes on from the last complete
+    one, bit for bit on a CPU; SIGINT and SIGTERM then save and stop, all processes at
+    one step: KeyboardInterrupt, SystemExit(143).
     `floor` is the loss that no field can go below: the bar shows the excess.
 
     Raises TypeError and ValueError for settings and data that can't be right, or a
@@ -230,7 +242,6 @@ def train(
     """
     _require_settings(steps, ema, lr, clip, checkpoint_every)
     weight, quantile = trained_weight(model), time_quantile(times)
-    rate = lr if callable(lr) else lambda step: lr
     floor = floor.value if isinstance(floor, Floor) else floor
     in_precision = partial(choose_precision, precision, weight.dtype)
     with borrow_accelerator(weight.device, in_precision) as (accelerator, device):
@@ -239,18 +250,17 @@ def train(
         source = training_data(data, like)
         require_batch(batch_size, source.count, ranks)
         found = latest_for_all(accelerator, checkpoint_dir)
-        renewed = found is None or generator is not None
-        seeds = draw_seeds(generator) if renewed else found[1]["config"]["seeds"]
-        seeds = agreed(seeds)
+        kept = found[1]["config"].get("seeds") if found and generator is None else None
+        seeds = agreed(kept or draw_seeds(generator))
         config = {} if checkpoint_dir is None else configuration(model, path, {
             "points": [source.count, *source.shape], "data": source.fingerprint(),
             "seeds": [*seeds], "batch_size": batch_size, "lr": lr, "ema": ema,
             "loss": getattr(loss, "__name__", loss), "times": times, "clip": clip,
             "precision": accelerator.mixed_precision,
         })  # fmt: skip
-        keeper = Keeper(checkpoint_dir, config, accelerator.is_main_process)
+        keeper = Keeper(checkpoint_dir, config, accelerator)
 
-        average = copy.deepcopy(model).eval().requires_grad_(False).to(device)
+        average = copy.deepcopy(model).eval().requires_grad_(False)
         adam = torch.optim.Adam(model.parameters())
         net, optimiser = prepare(accelerator, model, adam)
         losses, scaler = like.new_zeros(steps), accelerator.scaler
@@ -275,13 +285,13 @@ def train(
             place = {"first": state.done, "device": source.device}
             deals = batch_rows(source.count, batch_size, seeds[1], **place)
             for step, rows in zip(watched, deals, strict=False):
-                t, x0 = draw_step(seeds[0], step, whole, quantile)
-                layers.manual_seed((seeds[0] + step + 2**31 + rank * 2**24) % 2**32)
-                x1, y = source.fetch(rows[mine])
+                t, x0 = draw_step(seeds[0], step, whole, quantile, mine)
+                x1, y = source.fetch(rows[mine], seeds[0], step, mine.start)
+                layers.manual_seed(other_seed(seeds[0], "layers", step, rank))
                 field = net if y is None else partial(net, y=y)
-                t, x0 = start + (end - start) * t[mine], x0[mine]
                 for group in optimiser.param_groups:
-                    group["lr"] = rate(step)
+                    group["lr"] = _rate_in(step, lr)
+                t = start + (end - start) * t
                 value = loss(field, path, x1, t=t, x0=x0)
                 optimiser.zero_grad()
                 accelerator.backward(value)
@@ -291,6 +301,6 @@ def train(
                 remembered = ema_rate(ema, step) if step else 0.0  # the first is a copy
                 get_ema_multi_avg_fn(remembered)(averages, weights, step)
                 state.losses[step] = value.detach()
-        keeper.require_finite(state)
-        accelerator.wait_for_everyone()  # until the last checkpoint is written
-    return TrainingRun(model, state.gather(), state.losses, floor)
+            keeper.require_finite(state)  # signals wait until all have been here
+            averaged = state.gather()
+    return TrainingRun(model, averaged, state.losses, floor)

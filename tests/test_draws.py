@@ -1,5 +1,6 @@
 """Chapter 12c: what a step sees."""
 
+import hashlib
 import itertools
 import math
 
@@ -13,6 +14,7 @@ from flowbook.draws import (
     batch_rows,
     draw_seeds,
     draw_step,
+    other_seed,
     require_batch,
     time_quantile,
     training_data,
@@ -58,6 +60,57 @@ def test_a_step_draws_t_then_x0():
     assert torch.equal(x0, torch.randn(5, 3, generator=g, dtype=F64))
     again = draw_step(100, 7, x1, torch.square)
     assert torch.equal(again[0], t) and torch.equal(again[1], x0)
+
+
+def test_a_share_of_the_noise():
+    """Catches: rows of another share; a view that keeps the whole batch alive."""
+    t, x0 = draw_step(100, 7, points(6), same)
+    own = draw_step(100, 7, points(6), same, slice(2, 4))
+    assert torch.equal(own[0], t[2:4]) and torch.equal(own[1], x0[2:4])
+    assert own[1].untyped_storage().nbytes() == 2 * 3 * 8
+    alone = draw_step(100, 7, points(6), same, slice(0, 6))
+    assert torch.equal(alone[1], x0)
+
+
+def test_other_seeds():
+    """Catches: layers that get the noise's seed, at whatever step or process; seeds
+    that forget the step, the place or the kind, or run them into one another."""
+    seeds = set()
+    for seed in (0, 5, 2**31, 2**32 - 1):
+        for kind, step, place in itertools.product(
+            ("layers", "item"), range(9), range(9)
+        ):
+            found = other_seed(seed, kind, step, place)
+            assert 0 <= found < 2**32 and (found - seed) % 2**32 >= 2**31
+            seeds.add(found)
+    assert len(seeds) == 4 * 2 * 81
+    assert other_seed(1, "item", 11, 1) != other_seed(1, "item", 1, 11)
+    spread = [other_seed(0, "layers", k, 0) - 2**31 for k in range(1000)]
+    mean = sum(spread) / 1000 / 2**31 - 0.5
+    assert abs(mean) < 4 / (12 * 1000) ** 0.5  # 4 standard errors of a uniform mean
+    by_hand = hashlib.sha256(b"7 item 2 3").hexdigest()[:8]
+    assert other_seed(7, "item", 2, 3) == 7 + 2**31 + int(by_hand, 16) % 2**31
+
+
+def test_an_order_without_waiting():
+    """Catches: a copy to a GPU that waits: from pageable memory, or blocking."""
+    done = []
+
+    class Order:
+        def pin_memory(self):
+            done.append("pinned")
+            return self
+
+        def to(self, device, non_blocking=False):
+            done.append((device, non_blocking))
+            return torch.arange(6)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "randperm", lambda *_, **given: Order())
+        next(batch_rows(6, 2, 0, device="cuda:1"))
+        assert done == ["pinned", ("cuda:1", True)]
+        next(batch_rows(6, 2, 0, device="meta"))
+        assert done[2:] == [("meta", True)]
 
 
 def test_seeds_wrap():
@@ -193,6 +246,32 @@ def test_refuses_data_without_an_index(data):
     """Catches: torch's NotImplementedError in the first step."""
     with pytest.raises(TypeError, match=f"must have a length .*{type(data).__name__}"):
         training_data(data, torch.empty(0))
+
+
+class Moved(Bare):
+    """Points that are moved at random when they are read."""
+
+    def __getitem__(self, row):
+        return super().__getitem__(row) + torch.rand(3, dtype=F64)
+
+
+def test_a_dataset_that_draws():
+    """Catches: draws of the generator as it stands, or that is left elsewhere; items
+    that change with the share, or don't with the seed, the step, the place."""
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    source = training_data(Moved(points(11)), torch.empty(0, dtype=F64))
+    rows = torch.tensor([4, 4, 7, 1])
+    found = source.fetch(rows, 5, 9)[0]
+    assert torch.equal(torch.get_rng_state(), before)
+    for place, row in enumerate(rows):
+        g = seeded(other_seed(5, "item", 9, place))
+        moved = points(11)[row] + torch.rand(3, generator=g, dtype=F64)
+        assert torch.equal(found[place], moved)
+    torch.manual_seed(4)
+    assert torch.equal(source.fetch(rows[2:], 5, 9, 2)[0], found[2:])
+    for other in ((6, 9, 0), (5, 8, 0), (5, 9, 1)):
+        assert not torch.equal(source.fetch(rows, *other)[0], found)
 
 
 def test_a_dataset_is_looked_at_when_it_is_read():

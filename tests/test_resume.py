@@ -22,7 +22,7 @@ from torch import nn
 
 from book.settings import ROOT
 from flowbook import resume
-from flowbook.checkpoints import checkpoints, load_checkpoint
+from flowbook.checkpoints import checkpoints, load_checkpoint, save_checkpoint
 from flowbook.resume import (
     Keeper,
     RunState,
@@ -159,7 +159,7 @@ def loaded(tree: dict) -> RunState:
 
 
 def test_weights_in_parts():
-    """Catches: an average of the whole where a step changes a part; a part saved.
+    """Catches: an average of the whole beside its parts; a part saved.
 
     One process holds all the parts: two of them are in test_processes.py.
     """
@@ -170,6 +170,7 @@ def test_weights_in_parts():
     try:
         mesh = torch.distributed.init_device_mesh("cpu", (1,))
         model = nn.Linear(3, 2, bias=False).double()
+        model.register_buffer("scale", torch.tensor(3.0))
         average = copy.deepcopy(model).requires_grad_(False)
         kept = model.weight.detach().clone()
         model.weight = nn.Parameter(distribute_tensor(kept, mesh, [Shard(0)]))
@@ -179,10 +180,14 @@ def test_weights_in_parts():
         assert isinstance(part, DTensor) and not part.requires_grad
         with torch.no_grad():
             part.mul_(2)
-        assert torch.equal(average.weight, kept)  # not yet
+        assert average.weight.is_meta and average.scale.is_meta
+        other = copy.deepcopy(state.to_tree(kept=False))
+        assert other["model"] == {"weight": None, "scale": None} == other["ema"]
         tree = copy.deepcopy(state.to_tree())
+        assert average.weight.is_meta  # a save puts together one tensor at a time
         assert type(tree["model"]["weight"]) is torch.Tensor
         assert torch.equal(tree["ema"]["weight"], 2 * kept)
+        assert tree["ema"]["scale"] == tree["model"]["scale"] == 3
         Keeper(None, {}).require_finite(state)
         with torch.no_grad():
             part.zero_()
@@ -190,7 +195,9 @@ def test_weights_in_parts():
         with pytest.raises(FloatingPointError, match="weights after step -1"):
             Keeper(None, {}).require_finite(state)
         state.load_tree(tree)
-        assert torch.equal(state.gather().weight, 2 * kept)
+        for _ in range(2):
+            assert torch.equal(state.gather().weight, 2 * kept)
+        assert state.gather() is average and average.scale == 3
         assert torch.equal(model.weight.full_tensor(), kept)
     finally:
         torch.distributed.destroy_process_group()
@@ -255,16 +262,71 @@ def test_saved_and_resumed():
         keeper.resume(begun(steps=5), found)
 
 
+def test_weights_with_two_names():
+    """Catches: of weights that two layers share, an average under one name only."""
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)).double()
+    model[1].weight = model[0].weight
+    average = copy.deepcopy(model).requires_grad_(False)
+    adam = torch.optim.Adam(model.parameters())
+    state = RunState(model, average, adam, torch.zeros(1))
+    with torch.no_grad():
+        state.averages["0.weight"].fill_(3)
+    tree = state.to_tree()
+    assert tree["ema"].keys() == tree["model"].keys() == model.state_dict().keys()
+    assert (tree["ema"]["0.weight"] == 3).all() and (tree["ema"]["1.weight"] == 3).all()
+    assert not (tree["model"]["1.weight"] == 3).any()
+
+
+class Process:
+    """Stands in for accelerate in one of two processes; the other says `said`."""
+
+    num_processes, device = 2, "cpu"
+
+    def __init__(self, first, *said):
+        self.is_main_process, self.said = first, [*said]
+
+    def reduce(self, tensor):
+        return tensor + self.said.pop(0)
+
+
 def test_who_writes():
     """Catches: two processes that write one file; one that doesn't put its part in."""
-    where, state, gathered = folder(), begun(), []
-    state.gather = lambda: gathered.append(1) or state.average
-    Keeper(where, {}, writes=False).save(state)
-    assert gathered and not checkpoints(where)
+    where, state, asked = folder(), begun(), []
+    to_tree = state.to_tree
+    state.to_tree = lambda kept: asked.append(kept) or to_tree(kept=kept)
+    Keeper(where, {}, Process(False, 0, 0)).save(state)
+    assert asked == [False] and not checkpoints(where)
     Keeper(None, {}).save(state)
-    assert len(gathered) == 1 and Keeper(None, {}).kept() == ""
-    Keeper(where, {}).save(state)
-    assert [*checkpoints(where)] == [0]
+    assert asked == [False] and Keeper(None, {}).kept() == ""
+    Keeper(where, {}, Process(True, 0, 0)).save(state)
+    Keeper(where, {}).save(take(begun(), 2))
+    assert asked == [False, True] and [*checkpoints(where)] == [0, 2]
+
+
+def test_one_that_cannot_go_on():
+    """Catches: a process that raises alone, while the others wait for it for ever."""
+    where, state = folder(), begun()
+    state.done = 4
+    with pytest.raises(FloatingPointError, match="weights after step 3"):
+        Keeper(where, {}, Process(True, 1)).save(state)  # the other's part is spoilt
+    with pytest.raises(OSError, match="the first process couldn't write"):
+        Keeper(where, {}, Process(False, 0, 1)).save(state)
+    with pytest.raises(TypeError, match="can't hold"):
+        first = Process(True, 0, 0)
+        Keeper(where, {"path": object()}, first).save(state)
+    assert not first.said and not checkpoints(where)  # it has told the other
+
+
+def test_a_tree_of_something_else():
+    """Catches: a KeyError, deep inside, for a checkpoint that no run has written."""
+    where, tree = folder(), begun().to_tree()
+    for other in ({**tree}, {"config": {}, "weights": torch.ones(2)}, [torch.ones(2)]):
+        save_checkpoint(where, 3, other)
+        with pytest.raises(ValueError, match=r"03\.safetensors is no checkpoint"):
+            latest_for_all(First(), where)
+    with pytest.raises(ValueError, match=r"it lacks \['config'\]: give another"):
+        save_checkpoint(where, 3, tree)
+        latest_for_all(First(), where)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

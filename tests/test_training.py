@@ -7,6 +7,7 @@ import itertools
 import math
 import os
 import signal
+import threading
 import time
 import types
 
@@ -15,10 +16,11 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 from torch.testing import assert_close
+from torch.utils.data import Dataset
 
-from flowbook import training
-from flowbook.checkpoints import checkpoints, load_checkpoint
-from flowbook.draws import draw_seeds, draw_step
+from flowbook import processes, resume, training
+from flowbook.checkpoints import checkpoints, load_checkpoint, save_checkpoint
+from flowbook.draws import draw_seeds, draw_step, other_seed
 from flowbook.losses import Floor, cfm_loss
 from flowbook.networks import MLP
 from flowbook.resume import RunState
@@ -33,6 +35,7 @@ from flowbook.training import (
     trained_weight,
 )
 
+from .crew import Crew, signal_at_line
 from .folders import folder
 
 F64 = torch.float64
@@ -196,7 +199,9 @@ def test_dropout_differs_from_step_to_step():
     seed = draw_seeds(seeded(3))[0]
     t, _ = draw_step(seed, 0, points(3), lambda u: u)
     assert not torch.equal(seen[0], t)
-    g = seeded((seed + 5 + 2**31) % 2**32)  # the last step's, of the first process
+    g = seeded(
+        other_seed(seed, "layers", 5, 0)
+    )  # the last step's, of the first process
     assert torch.equal(seen[10], torch.rand(3, generator=g, dtype=F64))
 
 
@@ -281,9 +286,11 @@ def test_choose_precision():
 
 def test_precisions_one_after_the_other():
     """Catches: accelerate's state of the first run in the second; a changed model."""
-    from accelerate.state import AcceleratorState, PartialState
+    from accelerate import state
 
-    AcceleratorState._reset_state(True)
+    shared = [c._shared_state for c in vars(state).values() if _shares(c)]
+    for kept in shared:
+        kept.clear()
     model = network().float()
     before = set(vars(model))
     exact = short_run(model=network().float())
@@ -292,20 +299,29 @@ def test_precisions_one_after_the_other():
     assert equal_runs(exact, again) and not equal_runs(exact, half)
     assert_close(half.losses, exact.losses, rtol=0.05, atol=0.05)  # bf16: 2⁻⁸
     assert half.losses.dtype == torch.float32 and set(vars(model)) == before
-    assert not AcceleratorState._shared_state and not PartialState._shared_state
+    assert len(shared) >= 3 and not any(shared)
+
+
+def _shares(found) -> bool:
+    return isinstance(found, type) and "_shared_state" in vars(found)
 
 
 def test_leaves_somebody_elses_accelerator_alone():
     """Catches: an Accelerator of the caller's that stops working."""
     from accelerate import Accelerator
-    from accelerate.state import AcceleratorState
+    from accelerate.state import AcceleratorState, GradientState
 
-    theirs = Accelerator(mixed_precision="bf16", cpu=True)
+    expected = short_run()
+    given = {"mixed_precision": "bf16", "gradient_accumulation_steps": 4}
+    theirs = Accelerator(**given, cpu=True)
     try:
-        short_run()
+        with theirs.accumulate(nn.Linear(1, 1)):  # the first of four
+            assert equal_runs(short_run(), expected)
         assert theirs.mixed_precision == "bf16"
+        assert theirs.gradient_accumulation_steps == 4 and not theirs.sync_gradients
     finally:
         AcceleratorState._reset_state(True)
+        GradientState._reset_state()
 
 
 # --- checkpoints --------------------------------------------------------------------
@@ -717,11 +733,15 @@ class Silent:
 
 
 def watched(steps, *, done=0, received=(), asked_at=None, floor=None, every=1000):
-    """The steps that are yielded, one a second, and what keeper and bar were told."""
+    """The steps that are yielded, one a second, and what keeper and bar were told.
+
+    The first one takes a minute more, and so does each save.
+    """
     state = RunState(network(), network(), None, torch.zeros(steps), done=done)
     notes, received, taken = Silent(), [*received], []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(time, "perf_counter", lambda: 3.0 + state.done)
+        minutes = lambda: 60 * (state.done > done) + 60 * len(notes.saved)  # noqa: E731
+        patch.setattr(time, "perf_counter", lambda: 3.0 + state.done + minutes())
         told = {"every": every, "floor": floor, "batch_size": 12_345}
         for step in training._watched(state, Alone(), notes, received, notes, **told):
             taken.append(step)
@@ -738,7 +758,10 @@ def test_what_the_bar_says():
     assert taken == [*range(4, 120)]
     assert [said["loss"] for said in notes.said] == ["28.5", "78.5", "94.5"]
     assert [said["excess"] for said in notes.said] == ["28", "78", "94"]
-    assert {said["samples/s"] for said in notes.said} == {"12,345"}
+    rates = [said["samples/s"] for said in notes.said]
+    assert rates == [f"{12_345 * 50 / 110:,.0f}", "12,345", "12,345"]
+    rates = [said["samples/s"] for said in watched(120, every=40)[1].said]
+    assert rates == [f"{12_345 * 40 / 100:,.0f}", "12,345", "12,345"]
     assert "excess" not in watched(3)[1].said[0]
     with progress_bar(9, done=4, shown=False) as bar:
         assert (bar.total, bar.n) == (9, 4)
@@ -765,17 +788,38 @@ def test_several_look_together():
         def reduce(self, tensor, how="sum"):
             if how == "mean":
                 return tensor + 1
-            stops = next(calls) == 1  # the other process, when they look again
+            stops = next(calls) == 2  # the other process, when they look a third time
             return tensor + torch.tensor([0, stops, 0.5])
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(time, "perf_counter", lambda: state.done / 2)
         patch.setattr(training, "agree_to_stop", slower(training.agree_to_stop))
-        told = {"every": 4, "floor": None, "batch_size": 8}
+        told = {"every": 9, "floor": None, "batch_size": 8}
         taken = [*training._watched(state, Two(), notes, received, notes, **told)]
-    assert taken == [*range(6)] and notes.saved == [4, 6]
+    assert taken == [*range(5)] and notes.saved == [5]  # after looks at 1, 3 and 5
     assert received == [signal.SIGTERM]
-    assert state.losses.tolist() == [1.0] * 6 + [0.0] * 3
+    assert state.losses.tolist() == [1.0] * 5 + [0.0] * 4
+
+
+def test_a_signal_during_the_sum():
+    """Catches: one process that stops by itself, as it has heard since it was asked."""
+    state = RunState(network(), network(), None, torch.zeros(4))
+    notes, received = Silent(), []
+
+    class Interrupted(Alone):
+        num_processes, device = 2, "cpu"
+
+        def reduce(self, tensor, how="sum"):
+            if how == "sum" and state.done == 1 and not received:
+                received.append(signal.SIGTERM)  # after it was read
+            return 2 * tensor if how == "sum" else tensor
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(time, "perf_counter", lambda: float(state.done))
+        told = {"every": 9, "floor": None, "batch_size": 8}
+        processes = Interrupted()
+        taken = [*training._watched(state, processes, notes, received, notes, **told)]
+    assert taken == [0, 1] and notes.saved == [2]  # heard at the next look
 
 
 def slower(agree):
@@ -783,9 +827,9 @@ def slower(agree):
 
     def checked(accelerator, received, seconds):
         assert seconds == 0.5
-        pace = agree(accelerator, received, seconds)
+        stop, pace = agree(accelerator, received, seconds)
         assert pace == 2
-        return pace
+        return stop, pace
 
     return checked
 
@@ -817,7 +861,25 @@ def test_a_span_that_begins_later():
 
 def test_the_second_of_three_processes():
     """Catches: rows of another share, or two; layers seeded alike in all processes."""
-    borrowed, seen = training.borrow_accelerator, []
+    seen = []
+
+    def watching(field, path, x1, *, t, x0):
+        seen.append((torch.initial_seed(), x1, t, x0))
+        return cfm_loss(field, path, x1, t=t, x0=x0)
+
+    seeds = draw_seeds(seeded(1))
+    with second_of_three():
+        short_run(1, steps=3, batch_size=6, loss=watching)
+    for step, (seed, *found) in enumerate(seen):
+        assert seed == other_seed(seeds[0], "layers", step, 1)
+        for part, whole in zip(found, drawn(seeds, step, points(), 6), strict=True):
+            assert torch.equal(part, whole[2:4])
+
+
+@contextlib.contextmanager
+def second_of_three():
+    """`train` as the second of three processes sees it."""
+    borrowed = training.borrow_accelerator
 
     class SecondOfThree:
         process_index, num_processes, is_main_process = 1, 3, False
@@ -836,16 +898,237 @@ def test_the_second_of_three_processes():
         with borrowed(*given) as (accelerator, device):
             yield SecondOfThree(accelerator), device
 
-    def watching(field, path, x1, *, t, x0):
-        seen.append((torch.initial_seed(), x1, t, x0))
-        return cfm_loss(field, path, x1, t=t, x0=x0)
-
-    seeds = draw_seeds(seeded(1))
-    assert seeds[0] > 2**31  # so that the layers' seeds go round
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "borrow_accelerator", second)
-        short_run(1, steps=3, batch_size=6, loss=watching)
-    for step, (seed, *found) in enumerate(seen):
-        assert seed == (seeds[0] + step + 2**31 + 2**24) % 2**32
-        for part, whole in zip(found, drawn(seeds, step, points(), 6), strict=True):
-            assert torch.equal(part, whole[2:4])
+        yield
+
+
+class Jittered(Dataset):
+    """Points that are moved at random when they are read, by torch's own generator."""
+
+    def __len__(self):
+        return 11
+
+    def __getitem__(self, row):
+        return points()[row] + torch.randn(3, dtype=F64)
+
+
+@contextlib.contextmanager
+def as_on_a_gpu():
+    """Layers draw from another generator than a `Dataset`, as they do on a GPU."""
+    layers = torch.Generator()
+    with pytest.MonkeyPatch.context() as patch:
+        borrowed = contextlib.nullcontext(layers)
+        patch.setattr(training, "borrow_layer_generator", lambda device: borrowed)
+        yield
+
+
+@pytest.mark.parametrize("where", [contextlib.nullcontext, as_on_a_gpu])
+def test_a_dataset_with_random_transforms(where):
+    """Catches: crops and flips that nobody seeds where the model is on a GPU."""
+    with where():
+        runs = []
+        for seed in (1, 2):
+            model = network()
+            torch.manual_seed(seed)
+            before = torch.get_rng_state()
+            runs.append(short_run(model=model, data=Jittered(), steps=9))
+            assert torch.equal(torch.get_rng_state(), before)
+        assert equal_runs(*runs)
+        assert not equal_runs(runs[0], short_run(4, data=Jittered(), steps=9))
+        kept = folder()
+        for steps in (4, 9):  # cut off in the middle of an epoch
+            torch.manual_seed(steps)
+            again = short_run(data=Jittered(), steps=steps, checkpoint_dir=kept)
+        assert equal_runs(again, runs[0])
+
+
+@pytest.mark.parametrize("where", [contextlib.nullcontext, as_on_a_gpu])
+def test_a_share_of_a_dataset_with_random_transforms(where):
+    """Catches: items that change with the number of processes; steps that repeat."""
+    seen = []
+
+    def watching(field, path, x1, *, t, x0):
+        seen.append(x1)
+        return cfm_loss(field, path, x1, t=t, x0=x0)
+
+    given = {"data": Jittered(), "steps": 3, "batch_size": 6, "loss": watching}
+    with where():
+        short_run(1, **given)
+        alone, seen = seen, []
+        with second_of_three():
+            short_run(1, **given)
+    for part, whole in zip(seen, alone, strict=True):
+        assert torch.equal(part, whole[2:4])
+    order = [drawn(draw_seeds(seeded(1)), step, points(), 6)[0] for step in range(3)]
+    moved = torch.stack(alone) - torch.stack(order)
+    assert len(moved.flatten().unique()) == moved.numel()
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -1e-3])
+def test_a_rate_that_goes_wrong(bad):
+    """Catches: weights that a rate of NaN has spoilt, found out 50 steps later."""
+    model = network()
+    before = [p.clone() for p in model.parameters()]
+    with pytest.raises(ValueError, match=f"lr >= 0, got {bad} in step 3"):
+        short_run(model=model, lr=lambda step: bad if step == 3 else 0.0)
+    assert all(map(torch.equal, before, model.parameters()))
+
+
+def test_a_rate_that_begins_at_zero():
+    """Catches: the warm-up min(step, w) / w refused."""
+    model, step_0 = network(), []
+
+    def rate(step):
+        if step == 1:
+            step_0.extend(p.clone() for p in model.parameters())
+        return 1e-3 * min(step, 3) / 3
+
+    before = [p.clone() for p in model.parameters()]
+    short_run(model=model, lr=rate)
+    assert all(map(torch.equal, before, step_0))
+    assert not all(map(torch.equal, before, model.parameters()))
+
+
+@pytest.mark.parametrize("tree", [{"weights": torch.ones(3)}, [torch.ones(3)], {}])
+def test_a_checkpoint_of_something_else(tree):
+    """Catches: a KeyError for whoever keeps another checkpoint in the folder."""
+    where = folder()
+    save_checkpoint(where, 3, tree)
+    with pytest.raises(ValueError, match=r"step-00000003\.safetensors is no checkp"):
+        short_run(checkpoint_dir=where)
+
+
+def test_a_run_of_another_program():
+    """Catches: a KeyError for the seeds that another user of `Keeper` has none of."""
+    where = folder()
+    given = {"checkpoint_dir": where, "generator": None}
+    short_run(**given)
+    tree = load_checkpoint(where / "step-00000006.safetensors")
+    save_checkpoint(where, 8, {**tree, "config": {}})
+    with pytest.raises(ValueError, match=r"08\.safetensors is of another run"):
+        short_run(steps=9, **given)
+
+
+# --- stopping ------------------------------------------------------------------------
+
+PARTS = {m.__file__ for m in (training, processes, resume)}
+
+
+class Wrapped:
+    """Stands in for accelerate's optimiser."""
+
+    def __init__(self, optimizer):
+        self.optimizer, self.param_groups = optimizer, optimizer.param_groups
+        self.zero_grad, self.step = optimizer.zero_grad, optimizer.step
+
+
+@contextlib.contextmanager
+def threads_for_processes(here):
+    """`train` is in the process `here.process`; nothing is written, but `here.save`."""
+
+    @contextlib.contextmanager
+    def hold():  # as hold_signals, which hears signals in the main thread alone
+        here.held = True
+        yield here.received
+        here.held = False
+        if here.received:
+            raise SystemExit(143)
+
+    agree, alone = processes.agree_to_stop, contextlib.nullcontext
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(resume, "save_checkpoint", lambda *given: here.save(*given))
+        for module in (training, resume):
+            patch.setattr(module, "agreed", lambda value: here.process.agreed(value))
+        for name, stand_in in {
+            "agree_to_stop": lambda *given: agree(*given[:2], 0.5),  # every 2 steps
+            "borrow_accelerator": lambda *_: alone((here.process, torch.device("cpu"))),
+            "borrow_layer_generator": lambda _: alone(torch.Generator()),
+            "hold_signals": hold,
+            "prepare": lambda _, model, adam: (model, Wrapped(adam)),
+        }.items():
+            patch.setattr(training, name, stand_in)
+        yield
+
+
+def played(work, rank: int, moment: int):
+    """Two threads at `work(process, received)`; one gets SIGTERM before a line of it.
+
+    Returns what each ended with, the steps saved, who left before a file was written,
+    and how many lines there were.
+    """
+    crew, saved, early, lines, here = Crew(2), [], set(), [], threading.local()
+
+    def save(folder, step, tree):
+        early.update(crew.all_wait_for(0))
+        saved.append(step)
+
+    def run(process):
+        here.process, here.received, here.save, here.held = process, [], save, False
+        if process.process_index != rank:
+            return work(process, here.received)
+        held = lambda: here.held  # noqa: E731
+        with signal_at_line(PARTS, moment, here.received, held) as seen:
+            try:
+                return work(process, here.received)
+            finally:
+                lines.extend(seen)
+
+    with threads_for_processes(here):
+        ends = crew.work(run)
+    return ends, saved, early, len(lines)
+
+
+class Columns(nn.Module):
+    """A small field: a bilinear map of x and t."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x, t):
+        return self.inner(x, t[:, None])
+
+
+def trained_together(process, received):
+    """The steps that one of several takes in `train`, until it leaves."""
+    taken = []
+
+    def counting(*given, **drawn):
+        taken.append(None)
+        return cfm_loss(*given, **drawn)
+
+    model = nn.Bilinear(3, 1, 3).double()
+    given = {"checkpoint_dir": "nowhere", "checkpoint_every": 9, "loss": counting}
+    with contextlib.suppress(SystemExit):
+        short_run(1, Columns(model), steps=2, **given)
+    return len(taken)
+
+
+def stops_well(work, rank: int) -> set[int]:
+    """Attack each line of a process; return the steps at which both have stopped."""
+    ends, saved, early, lines = played(work, rank, 0)
+    assert ends == [5, 5] and saved == [4, 5] and not early
+    reached = set()
+    for moment in range(1, lines + 1):
+        (one, two), saved, early, _ = played(work, rank, moment)
+        assert one == two and saved[-1] == one and not early, (moment, one, two, saved)
+        reached.add(one)
+    return reached
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_signal_at_every_line_of_train(rank):
+    """Catches: one process that acts on a signal which the sum has not heard of.
+
+    Or one that leaves while the other still writes.
+    """
+    ends, saved, early, lines = played(trained_together, rank, 0)
+    assert ends == [2, 2] and saved == [2] and not early
+    reached = set()
+    for moment in range(1, lines + 1):
+        (one, two), saved, early, _ = played(trained_together, rank, moment)
+        assert one == two and saved[-1] == one and not early, (moment, one, two, saved)
+        reached.add(one)
+    assert reached == {1, 2}  # both looks, of which the first saves for this alone
