@@ -237,6 +237,7 @@ def test_every_choice_of_every_option(option):
     assert len(different) == len(losses) - len(losses.keys() & SAME - {"no"}) > 1
 
 
+@pytest.mark.slow
 def test_the_recipe_of_chapter_16():
     """Catches: a recipe that many devices can't run."""
     where, y = folder(), torch.arange(10) % 3
