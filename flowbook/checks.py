@@ -37,8 +37,12 @@ class Check:
 
 # %% ../nbs/a1_checks.ipynb #2f989ba1
 def largest(residual) -> float:
-    """Return the largest absolute value in a number, tensor or array; NaN if one is."""
-    values = torch.as_tensor(residual, dtype=torch.float64).abs()
+    """Return the largest absolute value in a number, tensor or array; NaN if one is.
+
+    Of complex numbers it is the modulus.
+    """
+    wide = torch.complex128 if torch.as_tensor(residual).is_complex() else torch.float64
+    values = torch.as_tensor(residual, dtype=wide).abs()
     if not values.numel():
         raise ValueError("an empty residual checks nothing")
     return values.max().item()

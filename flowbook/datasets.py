@@ -45,9 +45,15 @@ def load_digits(*, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
 
     The images' 17 grey levels are scaled to [-1, 1], background -1, or left as they are
     for dtype=torch.uint8; labels are integers from 0 to 9. They come with scikit-learn:
-    nothing is downloaded.
+    nothing is downloaded. Raises ModuleNotFoundError, saying so, without it.
     """
-    from sklearn import datasets  # not needed to import this package
+    try:
+        from sklearn import datasets  # not needed to import this package
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "the digits come with scikit-learn, which is missing: "
+            "pip install scikit-learn"
+        ) from error
 
     digits = datasets.load_digits()
     levels = torch.as_tensor(digits.images, dtype=torch.uint8)[:, None]

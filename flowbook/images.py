@@ -110,7 +110,8 @@ def train_unet(
 
     With integer `labels` (N,) from 0 on the result is a field v(x, t, y). `width` and
     `multipliers` are the network's, whose first weights come from torch's own
-    generator; the rest, and what is raised, as in `train`.
+    generator; gradients are clipped at norm C * H * W, as the loss is a sum; the rest,
+    and what is raised, as in `train`.
     """
     classes = None if labels is None else int(labels.max()) + 1
     sizes = {"width": width, "multipliers": multipliers, "classes": classes}
@@ -122,7 +123,7 @@ def train_unet(
         steps=steps,
         batch_size=batch_size,
         lr=cosine_lr(lr, steps, warmup=steps // 20),
-        clip=1.0,
+        clip=float(math.prod(images.shape[1:])),
         generator=generator,
         compile=compile,
         checkpoint_dir=checkpoint_dir,

@@ -142,7 +142,8 @@ def calibrated(
     """Return a judge of `size` samples: their distance to `held_out`, in real ones.
 
     judge(x), x (size, *D), is distance(x, held_out) over the 95 % quantile of
-    `distance_null` on `real` at the same sizes: about 1 or less is as good as real.
+    `distance_null` on `real` at the same sizes: x with 1 or less can't be told from
+    real by this distance at this size, which doesn't make it as good as real.
     Raises what `distance_null` does; the judge ValueError for another number of points.
     """
     null = distance_null(

@@ -39,10 +39,15 @@ def shown(verdict, residual, tolerance, claim="u = v"):
         (torch.tensor([-math.inf, 1.0]), math.inf),
         (torch.tensor([1.0], requires_grad=True), 1.0),
         (torch.tensor([1.0, 2.0], dtype=torch.float64).numpy(), 2.0),
+        (5j, 5.0),
+        ([0.5, -5j], 5.0),
+        (torch.tensor(5j), 5.0),
+        (torch.tensor([1.0, 3 + 4j], dtype=torch.complex128).numpy(), 5.0),
+        (torch.tensor(complex(2, 1e-60), dtype=torch.complex128), 2.0),
     ],
 )
 def test_largest_is_of_absolute_values(residual, expected):
-    """Kills: a sign kept, so that −4 is small; a minimum or a mean."""
+    """Kills: a sign kept, so that −4 is small; a minimum or a mean; a part alone."""
     value = largest(residual)
     assert type(value) is float and value == expected
 
@@ -51,6 +56,7 @@ def test_largest_is_float64():
     """Kills: a residual rounded to float32 on the way, where 1e-60 is zero."""
     assert largest(1e-60) == 1e-60
     assert largest([1.0, 1 + 2**-52]) == 1 + 2**-52
+    assert largest([0j, 1 + 2**-52]) == 1 + 2**-52
 
 
 @pytest.mark.parametrize("position", [0, 1, 2])

@@ -4,6 +4,9 @@ import contextlib
 import io
 import json
 import os
+import runpy
+import sys
+from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,8 +17,17 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from flowbook import cli
-from flowbook.cli import load_data, main, make_model, parse, write_results
+from flowbook.cli import (
+    load_data,
+    main,
+    make_model,
+    make_path,
+    parse,
+    write_results,
+)
+from flowbook.images import train_unet
 from flowbook.networks import MLP
+from flowbook.schedules import CosinePath, OTPath, VEPath, VPPath
 
 from .folders import folder
 
@@ -121,9 +133,26 @@ def test_models():
         make_model("unet", torch.zeros(5, 2), None)
     with pytest.raises(ValueError, match=r"mlp: expected points .* got \(5,\)"):
         make_model("mlp", torch.zeros(5), None)
+    with pytest.raises(ValueError, match="must be mlp or unet, got 'cnn'"):
+        make_model("cnn", x, None)
     for y in (torch.zeros(5), torch.tensor([0, -1, 1, 1, 0]), torch.zeros(0).long()):
         with pytest.raises(ValueError, match=f"whole numbers from 0 .*{y.dtype}"):
             make_model("unet", x, y, width=8)
+
+
+def test_paths():
+    """Catches: a number that is not handed on, or handed on as another."""
+    assert make_path("ot") == OTPath() and make_path("cosine") == CosinePath()
+    assert make_path("ot", sigma_min=0.1) == OTPath(0.1)
+    assert make_path("vp", beta_max=5.0) == VPPath(beta_max=5.0)
+    assert make_path("vp", beta_min=0.2) == VPPath(beta_min=0.2)
+    assert make_path("ve", sigma_min=0.1, sigma_max=9.0) == VEPath(0.1, 9.0)
+    assert make_path("ot", sigma_min=0) == OTPath(0)
+    args = parse(["--out", "x"])
+    for path in cli._PATHS.values():
+        assert all(hasattr(args, field.name) for field in fields(path))
+    with pytest.raises(ValueError, match="one of ot, vp, ve, cosine, got 'straight'"):
+        make_path("straight")
 
 
 SMALL = ["--steps", "3", "--batch-size", "8", "--width", "8", "--quiet"]
@@ -133,7 +162,8 @@ def test_the_command():
     """Catches: an option that is not handed on, or handed on as another."""
     where, calls = folder(), []
     line = (
-        "--path cosine --steps 3 --batch-size 8 --width 8 --quiet --lr 0.5 --ema 0.25 "
+        "--path vp --beta-min 0.5 --beta-max 7 "
+        "--steps 3 --batch-size 8 --width 8 --quiet --lr 0.5 --ema 0.25 "
         "--clip 2 --times stratified --seed 6 --precision no --dtype float64 --compile "
         "--checkpoint-every 2"
     )
@@ -148,8 +178,10 @@ def test_the_command():
         main([*line.split(), "--out", str(where / "checkpoints")])
         main([*line.split(), "--data", "digits", "--out", str(where / "checkpoints")])
         conditional = ["--data", "digits", "--model", "unet"]
-        main([*SMALL, *conditional, "--out", str(where / "checkpoints")])
-    ((model, path, data, options), *_, (net, _, labelled, _)) = calls
+        falling = ["--schedule", "cosine", "--warmup", "2", "--lr", "0.5"]
+        main([*SMALL, *conditional, *falling, "--out", str(where / "checkpoints")])
+    ((model, path, data, options), *_, (net, _, labelled, falls)) = calls
+    assert [falls["lr"](step) for step in range(3)] == [0.25, 0.5, 0.5]
     g = options.pop("generator")
     assert g.initial_seed() == 6
     assert options == {
@@ -165,7 +197,7 @@ def test_the_command():
         "checkpoint_every": 2,
         "progress": False,
     }
-    assert type(path).__name__ == "CosinePath" and data.shape == (16384, 2)
+    assert path == VPPath(0.5, 7.0) and data.shape == (16384, 2)
     assert next(model.parameters()).dtype == torch.float64
     assert isinstance(calls[1][2], torch.Tensor)  # an MLP takes no labels
     assert len(labelled) == 2 and net.classes == 10
@@ -179,6 +211,61 @@ def test_defaults():
     shared = ("steps", "batch_size", "lr", "ema", "clip", "times", "precision")
     for name in (*shared, "compile", "checkpoint_every"):
         assert getattr(args, name) == defaults[name].default
+    assert cli._learning_rate(args) == args.lr
+
+
+LISTED = [action for action in cli._parser()._actions if action.choices]
+WITH = {"ve": ["--sigma-min", "0.01", "--sigma-max", "20"]}  # it can't do without
+SAME = {"auto", "no", "fp16"}  # on a CPU
+
+
+@pytest.mark.parametrize("option", LISTED, ids=lambda option: option.dest)
+def test_every_choice_of_every_option(option):
+    """Catches: a choice that is listed, and can't train; one that changes nothing."""
+    where, losses = folder(), {}
+    images = torch.randn(16, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    save_file({"x": images}, where / "images.safetensors")
+    line = [*SMALL, "--data", str(where / "images.safetensors")]
+    for choice in option.choices:
+        given = [option.option_strings[-1], choice, *WITH.get(choice, [])]
+        main([*line, *given, "--out", str(where / choice)])
+        losses[choice] = np.load(where / choice / "losses.npy")
+        weights = load_file(where / choice / "ema.safetensors").values()
+        assert all(w.isfinite().all() for w in weights), choice
+        assert losses[choice].shape == (3,) and np.isfinite(losses[choice]).all()
+    different = {values.tobytes() for values in losses.values()}
+    assert len(different) == len(losses) - len(losses.keys() & SAME - {"no"}) > 1
+
+
+@pytest.mark.slow
+def test_the_recipe_of_chapter_16():
+    """Catches: a recipe that many devices can't run."""
+    where, y = folder(), torch.arange(10) % 3
+    x = torch.randn(10, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    save_file({"x": x, "y": y}, where / "xy.safetensors")
+    recipe = "--model unet --schedule cosine --warmup 1 --clip 64 --lr 0.02 --seed 3"
+    sizes = "--steps 21 --batch-size 5 --width 8 --quiet"
+    line = ["--data", str(where / "xy.safetensors"), *recipe.split(), *sizes.split()]
+    main([*line, "--out", str(where / "out")])
+    torch.manual_seed(3)
+    g = torch.Generator().manual_seed(3)
+    given = {"steps": 21, "batch_size": 5, "width": 8, "lr": 0.02, "progress": False}
+    expected = train_unet(x, y, generator=g, **given).losses
+    assert (np.load(where / "out" / "losses.npy") == expected.numpy()).all()
+
+
+def test_it_runs_as_a_module():
+    """Catches: `python -m flowbook.cli` that ends with 0 and has done nothing."""
+    where = folder()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delitem(sys.modules, "flowbook.cli")
+        patch.setattr(sys, "argv", ["cli.py", *SMALL, "--out", str(where / "out")])
+        runpy.run_module("flowbook.cli", run_name="__main__")
+        patch.setattr(sys, "argv", ["cli.py"])
+        with pytest.raises(SystemExit) as stopped:
+            runpy.run_module("flowbook.cli", run_name="__main__")
+    assert stopped.value.code == 2
+    assert np.load(where / "out" / "losses.npy").shape == (3,)
 
 
 def test_it_trains_and_goes_on():
@@ -254,12 +341,30 @@ def test_alone_it_takes_the_gpu(world, moved):
         ("--steps 0", "steps 0"),
         ("--lr nan", "lr nan"),
         ("--precision bf16 --dtype float64", "bf16 needs float32 weights"),
+        ("--path ve", "path ve needs sigma_min and sigma_max, got no number"),
+        ("--path ve --sigma-max 9", "ve needs sigma_min and sigma_max, got sigma_max"),
+        ("--path ve --sigma-min 9 --sigma-max 1", "0 < sigma_min < sigma_max"),
+        ("--path ot --sigma-max 9", "path ot takes sigma_min, got sigma_max"),
+        ("--path vp --sigma-min 0.1", "vp takes beta_min and beta_max, got sigma_min"),
+        ("--path cosine --beta-min 1", "path cosine takes no number, got beta_min"),
+        ("--warmup 2", "warmup goes with the schedule cosine, got 2"),
+        ("--schedule cosine --warmup 3", "warmup < steps, got .* warmup 3, steps 3"),
+        ("--steps 60 --lr 1e30", r"the loss of step \d+ is (nan|inf)"),
     ],
 )
 def test_a_slip_is_said_in_a_line(line, said):
     """Catches: forty lines of traceback for a misspelt name."""
     with pytest.raises(SystemExit, match=rf"^flowbook-train: error: .*{said}") as stop:
         main([*SMALL, *line.split(), "--out", str(folder())])
+    assert "\n" not in stop.value.code
+
+
+def test_a_missing_package_is_said_in_a_line():
+    """Catches: a traceback for digits without scikit-learn, which has them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "sklearn", None)
+        with pytest.raises(SystemExit, match=r"^flowbook-train: .* scikit-l") as stop:
+            main([*SMALL, "--data", "digits", "--out", str(folder())])
     assert "\n" not in stop.value.code
 
 

@@ -199,7 +199,7 @@ def test_recipe(classes):
         steps=41,
         batch_size=5,
         lr=cosine_lr(0.02, 41, warmup=2),
-        clip=1.0,
+        clip=16.0,  # 4 × 4 pixels
         generator=seeded(2),
         progress=False,
     )
