@@ -420,6 +420,18 @@ def test_vp_mixture_at_its_singular_end(dtype, tolerance):
     assert_close(near.double(), expected["velocity"], rtol=1e-3, atol=1e-3)
 
 
+def test_a_singular_speed_in_the_middle():
+    """Catches: a limit that is always taken at t = 1."""
+    path = SimpleNamespace(**vars(linear))
+    path.sigma = lambda t: (0.5 - t).sqrt()
+    path.dsigma = lambda t: -0.5 / (0.5 - t).sqrt()
+    law, x = mixture(K=1), points(5, 4)
+    S, offset = 0.25 * law.covariances[0], x - 0.5 * law.means
+    gain = 0.5 * law.covariances[0] - 0.5 * torch.eye(4, dtype=F64)  # σσ' = −½
+    expected = law.means + torch.linalg.solve(S, offset.T).T @ gain
+    assert_close(MixtureMarginal(path, law).velocity(x, 0.5), expected)
+
+
 @pytest.mark.parametrize(
     "variance",
     [
