@@ -74,10 +74,12 @@ def _within(t: Tensor) -> Tensor:
 
     Read where that is possible and no wait: on a CPU, outside torch.compile and vmap.
     """
-    if t.device.type != "cpu" or not t.numel() or torch.compiler.is_compiling():
+    count = t.numel()
+    if not count or not t.is_cpu or torch.compiler.is_compiling():
         return t
+    values = t.detach() if t.requires_grad else t
     try:
-        low, high = (t, t) if t.numel() == 1 else t.detach().aminmax()
+        low, high = (values, values) if count == 1 else torch.aminmax(values)
         low, high = low.item(), high.item()
     except RuntimeError:  # under vmap, say, there is no value to ask for
         return t
@@ -86,7 +88,7 @@ def _within(t: Tensor) -> Tensor:
     few = 8 * torch.finfo(t.dtype).eps  # a last step's t + h may be 1 + 1 ulp: it is 1
     if low >= -few and high <= 1 + few:
         return t.clamp(0, 1)
-    got = f"{low}" if t.numel() == 1 else f"values from {low} to {high}"  # or NaN
+    got = f"{low}" if count == 1 else f"values from {low} to {high}"  # or NaN
     raise ValueError(f"t must lie in [0, 1], got {got}")
 
 
