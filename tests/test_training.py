@@ -1101,7 +1101,7 @@ def trained_together(process, received):
     model = nn.Bilinear(3, 1, 3).double()
     given = {"checkpoint_dir": "nowhere", "checkpoint_every": 9, "loss": counting}
     with contextlib.suppress(SystemExit):
-        short_run(1, Columns(model), steps=2, **given)
+        short_run(1, Columns(model), steps=3, **given)
     return len(taken)
 
 
@@ -1125,10 +1125,10 @@ def test_a_signal_at_every_line_of_train(rank):
     Or one that leaves while the other still writes.
     """
     ends, saved, early, lines = played(trained_together, rank, 0)
-    assert ends == [2, 2] and saved == [2] and not early
+    assert ends == [3, 3] and saved == [3] and not early
     reached = set()
     for moment in range(1, lines + 1):
         (one, two), saved, early, _ = played(trained_together, rank, moment)
         assert one == two and saved[-1] == one and not early, (moment, one, two, saved)
         reached.add(one)
-    assert reached == {1, 2}  # both looks, of which the first saves for this alone
+    assert reached == {1, 3}  # both looks, of which the first saves for this alone
