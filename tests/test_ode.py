@@ -275,6 +275,21 @@ def two_gaussians(x, t):
     return mean + (t / 4 - (1 - t)) / spread * (x - t * mean)
 
 
+@pytest.mark.parametrize(
+    ("name", "theirs"),
+    [("euler", "euler"), ("midpoint", "midpoint"), ("heun", "heun2")],
+)
+def test_fixed_steps_as_in_torchdiffeq(name, theirs):
+    """Catches a slip that the code shares with its own tableau."""
+    torchdiffeq = pytest.importorskip("torchdiffeq")
+    x0, ends = points(6, seed=1), torch.tensor([0.0, 1.0], dtype=F64)
+    options = {"method": theirs, "options": {"step_size": 0.1}}
+    other = torchdiffeq.odeint(lambda t, x: swirl(x, t), x0, ends, **options)[-1]
+    ours = solve(swirl, x0, method=name, steps=10).x
+    few = 50 * 2**-53  # ten steps of a few operations each, in units of the largest
+    assert_close(ours, other, rtol=0, atol=few * other.abs().max().item())
+
+
 @pytest.mark.slow
 def test_work_is_no_more_than_torchdiffeq():
     """Catches a controller that wastes steps, or misses the tolerance."""
