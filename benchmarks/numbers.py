@@ -33,12 +33,15 @@ def lines(record: dict) -> list[str]:
         for method in FOUR_METHODS:
             found = [r for r in data["rows"] if r["method"] == method]
             at = [[value(r) for r in found if r["steps"] == n] for n in counts]
-            cells = " ".join(_cell(*t_interval(values)) for values in at)
+            cells = " ".join(map(_cell, at))
             made.append(f"{method.replace(' ', '_')} {cells}")
     return made
 
 
-def _cell(mean: float, half: float) -> str:
+def _cell(values: list[float | None]) -> str:
+    if None in values:
+        return "inf±inf"
+    mean, half = t_interval(values)
     return f"{mean:.3g}±{half:.2g}"
 
 

@@ -53,8 +53,12 @@ def moons_log_prob(x: Tensor, noise: float = 0.05, angles: int = 4000) -> Tensor
     angle = math.pi * (torch.arange(angles, dtype=torch.float64) + 0.5) / angles
     arc = torch.stack((angle.cos() - 0.5, angle.sin() - 0.25), 1)
     centres = torch.cat((arc, -arc))
-    squares = [torch.cdist(part, centres).square() for part in x.double().split(200)]
-    logs = [(-s / (2 * noise**2)).logsumexp(1) for s in squares]
+
+    def log_sum(part: Tensor) -> Tensor:
+        squares = torch.cdist(part, centres).square()
+        return (-squares / (2 * noise**2)).logsumexp(1)
+
+    logs = [log_sum(part) for part in x.double().split(200)]
     return torch.cat(logs) - math.log(len(centres) * 2 * math.pi * noise**2)
 
 
@@ -181,7 +185,7 @@ def run(job: Job) -> None:
             progress=False,
         )
         rows = [{"steps": n, **dataclasses.asdict(row)} for _, _, n, row in found]
-        return {"rows": rows}
+        return {"rows": [_rounded(row) for row in rows]}
 
     baselines = _digits_baselines if digits else _plane_baselines
     rows: list[dict] = []
@@ -195,7 +199,7 @@ def run(job: Job) -> None:
         else:
             part = job.part(f"{name}, seed {seed}", partial(one, name, seed))
             rows += [{"method": name, "seed": seed, **row} for row in part["rows"]]
-    rows = [_rounded({k: v for k, v in row.items() if k != "budgets"}) for row in rows]
+    rows = [{k: v for k, v in row.items() if k != "budgets"} for row in rows]
     lines = [_rounded(line) for line in lines]
     settings = {
         "data": "scikit-learn's digits" if digits else f"{job.stage}, drawn afresh",
@@ -212,16 +216,20 @@ def run(job: Job) -> None:
 
 
 def _rounded(value):
-    """Five digits of each number: all that a page shows, and more than it means."""
+    """Five digits of each number: more than it means. None for one that is too large."""
     if isinstance(value, dict):
         return {k: _rounded(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [_rounded(v) for v in value]
-    return float(f"{value:.5g}") if isinstance(value, float) else value
+    if not isinstance(value, float):
+        return value
+    return float(f"{value:.5g}") if math.isfinite(value) else None
 
 
 def _said(values: list[float]) -> str:
     """Mean ± half-width of the 95 % interval over the seeds."""
+    if None in values:
+        return "not finite"
     mean, half = t_interval(values)
     digits = 2 if abs(mean) < 100 else 0
     return f"{mean:.{digits}f} ± {half:.{digits}f}"
