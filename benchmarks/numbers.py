@@ -39,7 +39,7 @@ def lines(record: dict) -> list[str]:
 
 
 def _cell(values: list[float | None]) -> str:
-    if None in values:
+    if None in values or max(map(abs, values)) > 1e4:  # off the scale
         return "inf±inf"
     mean, half = t_interval(values)
     return f"{mean:.3g}±{half:.2g}"

@@ -216,7 +216,7 @@ def run(job: Job) -> None:
 
 
 def _rounded(value):
-    """Five digits of each number: more than it means. None for one that is too large."""
+    """Five digits of each number; None for one that is not finite."""
     if isinstance(value, dict):
         return {k: _rounded(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
@@ -228,8 +228,8 @@ def _rounded(value):
 
 def _said(values: list[float]) -> str:
     """Mean ± half-width of the 95 % interval over the seeds."""
-    if None in values:
-        return "not finite"
+    if None in values or max(map(abs, values)) > 1e4:
+        return "off the scale"
     mean, half = t_interval(values)
     digits = 2 if abs(mean) < 100 else 0
     return f"{mean:.{digits}f} ± {half:.{digits}f}"
@@ -281,8 +281,10 @@ def _plane_table(rows: list[dict], lines: list[dict]) -> dict:
     )
 
 
-def bits(nll: float) -> float:
-    """Nats for an image to bits per dimension."""
+def bits(nll: float | None) -> float | None:
+    """Nats for an image to bits per dimension; None, not finite, stays None."""
+    if nll is None:
+        return None
     minus = torch.tensor([-nll], dtype=torch.float64)
     return bits_per_dim(minus, (1, 8, 8), **SCALE).item()
 
