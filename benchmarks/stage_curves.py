@@ -31,7 +31,7 @@ BUDGETS = (4, 100)
 STEPS = {
     "ring": (500, 1000, 2000, 5000),
     "moons": (1000, 2000, 3000, 5000, 10_000, 20_000),
-    "checkerboard": (1000, 3000, 10_000),
+    "checkerboard": (1000, 3000, 8000),
     "digits": (400, 800, 1600, 3200, 6400),
 }
 SCALE = {"levels": 17, "low": -17 / 16, "high": 17 / 16}  # bins of 1/8 about the greys
