@@ -5,7 +5,7 @@ PYTHON ?= $(or $(FLOWBOOK_PYTHON),python3)
 run := FLOWBOOK_PYTHON= $(PYTHON) book/env.py
 
 .DEFAULT_GOAL := help
-.PHONY: help book test check audit serve chapter export clean-notebooks lint release lock data bench gpu dev clean
+.PHONY: help book test check audit serve chapter export clean-notebooks lint release lock data bench gpu record dev clean
 
 help: ## this list
 	@awk -F ': .*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
@@ -54,6 +54,11 @@ gpu: ## STAGE=tests|speed|images|table: run it on this GPU, record it in results
 	@$(if $(STAGE),$(PYTHON) -m benchmarks.gpu $(STAGE) --device $(or $(DEVICE),cuda) \
 	  $(if $(QUICK),--quick) --out $(or $(OUT),results/gpu) --seed $(or $(SEED),0),\
 	  echo "which stage? Say, for example: make gpu STAGE=speed" >&2; exit 2)
+
+record: ## STAGE=ring|moons|checkerboard|digits: a long run on a CPU, in results/cpu
+	@$(if $(STAGE),$(PYTHON) -m benchmarks.cpu $(STAGE) $(if $(QUICK),--quick) \
+	  --out $(or $(OUT),results/cpu),\
+	  echo "which stage? Say, for example: make record STAGE=moons" >&2; exit 2)
 
 dev: ## install the hooks that clean and lint before each commit
 	@$(run) dev

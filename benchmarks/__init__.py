@@ -2,4 +2,5 @@
 
 make bench                     on a CPU, with budgets (benchmarks/speed.py)
 make gpu STAGE=speed           on a GPU, recorded in results/ (benchmarks/gpu.py)
+make record STAGE=moons        on a CPU, what is too long for a page (benchmarks/cpu.py)
 """

@@ -43,12 +43,15 @@ def write_whole(path: Path, value: object) -> None:
     os.replace(aside, path)
 
 
-def sources() -> str:
-    """A hash of all the code that a number can depend on."""
+def sources(code: tuple[Path, ...] = ()) -> str:
+    """A hash of all the code that a number can depend on: of `code`, if it is known."""
     h = hashlib.sha256()
-    for folder in ("flowbook", "benchmarks", "tests"):
-        for path in sorted((ROOT / folder).glob("*.py")):
-            h.update(f"{folder}/{path.name}\0".encode() + path.read_bytes() + b"\0")
+    folders = ("flowbook", "benchmarks", "tests")
+    for path in sorted(code) or [
+        p for f in folders for p in sorted((ROOT / f).glob("*.py"))
+    ]:
+        name = f"{path.parent.name}/{path.name}"
+        h.update(f"{name}\0".encode() + path.read_bytes() + b"\0")
     return h.hexdigest()[:16]
 
 
@@ -91,7 +94,7 @@ def hardware(device: str) -> dict[str, str | float]:
     """The device's kind and name; the card's memory in GiB and multiprocessors."""
     found = {"device": device, "system": f"{platform.system()} {platform.machine()}"}
     if device == "cpu":
-        return {**found, "name": platform.processor() or "a CPU"}
+        return {**found, "name": _cpu(), "cores": os.cpu_count() or 1}
     card = torch.cuda.get_device_properties(0)
     return {
         **found,
@@ -99,6 +102,16 @@ def hardware(device: str) -> dict[str, str | float]:
         "memory_gib": round(card.total_memory / 2**30, 1),
         "multiprocessors": card.multi_processor_count,
     }
+
+
+def _cpu() -> str:
+    """The processor's name, as Linux or Python know it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2] for line in lines if line.startswith("model name")]
+    return (names[0].strip() if names else platform.processor()) or "a CPU"
 
 
 @dataclass
@@ -114,6 +127,8 @@ class Job:
     work: Path = WORK
     begun: float = field(default_factory=time.monotonic)
     synthetic: bool = False  # made-up data: of no use but to try the code
+    code: tuple[Path, ...] = ()  # what the numbers depend on; (): all there is
+    target: str = "gpu"  # of make
 
     @property
     def key(self) -> dict:
@@ -123,7 +138,7 @@ class Job:
             "hardware": hardware(self.device),
             "quick": self.quick,
             "seed": self.seed,
-            "sources": sources(),
+            "sources": sources(self.code),
         }
 
     @property
@@ -183,8 +198,17 @@ class Job:
         )
         return found
 
-    def finish(self, settings: dict, tables: list[dict], pictures: list[dict]) -> None:
-        """Write the record: what `table` makes; pictures with file, alt, caption."""
+    def finish(
+        self,
+        settings: dict,
+        tables: list[dict],
+        pictures: list[dict],
+        data: dict | None = None,
+    ) -> None:
+        """Write the record: what `table` makes; pictures with file, alt, caption.
+
+        `data`: numbers that the pages do not show as a table.
+        """
         seconds = sum(part["seconds"] for part in self.parts().values())
         record = {
             **self.key,
@@ -198,6 +222,7 @@ class Job:
             "settings": settings,
             "tables": tables,
             "pictures": pictures,
+            **({"data": data} if data else {}),
         }
         write_whole(self.result, record)
         self.kept.unlink(missing_ok=True)
@@ -206,8 +231,9 @@ class Job:
 
 def command(job: Job) -> str:
     """How to run this again."""
-    words = ["make", "gpu", f"STAGE={job.stage}"]
-    words += [] if job.device == "cuda" else [f"DEVICE={job.device}"]
+    words = ["make", job.target, f"STAGE={job.stage}"]
+    if job.target == "gpu" and job.device != "cuda":
+        words += [f"DEVICE={job.device}"]
     words += ["QUICK=1"] if job.quick else []
     words += [] if job.seed == 0 else [f"SEED={job.seed}"]
     return " ".join(words)

@@ -1,7 +1,7 @@
-"""Runs on a GPU that were recorded by `make gpu`: their numbers on the book's pages.
+"""Runs recorded by `make gpu` and `make record`: their numbers on the book's pages.
 
 A page says `<!-- recorded: STAGE -->`; the build puts the record there, or says that
-there is none yet. What was tried on a CPU or in a hurry is refused.
+there is none yet. What was tried in a hurry, or on another device, is refused.
 """
 
 import json
@@ -12,8 +12,10 @@ from pathlib import Path
 from . import ROOT
 from .run import BookError, Run
 
-RESULTS = ROOT / "results" / "gpu"
-STAGES = ("tests", "speed", "images", "table")
+RESULTS = ROOT / "results"  # a folder for each device
+ON_GPU = ("tests", "speed", "images", "table")
+ON_CPU = ("ring", "moons", "checkerboard", "digits")  # too long for a page
+STAGES = (*ON_GPU, *ON_CPU)
 PLACE = re.compile(r"^<!-- recorded: *(\S+) *-->[ ]*$", re.MULTILINE)
 FIELDS = {
     "stage": str,
@@ -33,8 +35,13 @@ TABLE = {"title": str, "columns": list, "rows": list, "note": str}
 PICTURE = {"file": str, "alt": str, "caption": str}
 
 
-def load(stage: str, folder: Path = RESULTS) -> dict | None:
+def _home(stage: str, folder: Path | None) -> Path:
+    return folder or RESULTS / ("cpu" if stage in ON_CPU else "gpu")
+
+
+def load(stage: str, folder: Path | None = None) -> dict | None:
     """The record of a stage, or None. Raises BookError, naming the file, if unfit."""
+    folder = _home(stage, folder)
     path = folder / f"{stage}.json"
     if not path.exists():
         return None
@@ -57,8 +64,9 @@ def _trouble(record: object, stage: str, folder: Path) -> str:
         return f"schema {record.get('schema')} of {record['stage']}, not 1 of {stage}"
     if record["quick"] or record["synthetic"]:
         return "a smoke test, or made-up data"
-    if record["hardware"].get("device") != "cuda":
-        return f"it ran on {record['hardware'].get('device')!r}, not on a GPU"
+    wanted, said = ("cpu", "a CPU") if stage in ON_CPU else ("cuda", "a GPU")
+    if record["hardware"].get("device") != wanted:
+        return f"it ran on {record['hardware'].get('device')!r}, not on {said}"
     for table in record["tables"]:
         missing = _missing(table, TABLE)
         if missing or any(len(row) != len(table["columns"]) for row in table["rows"]):
@@ -82,7 +90,7 @@ def _missing(value: object, fields: dict) -> str:
 # --- on a page -----------------------------------------------------------------------
 
 
-def fill(text: str, folder: Path = RESULTS) -> str:
+def fill(text: str, folder: Path | None = None) -> str:
     """Replace each `<!-- recorded: STAGE -->` line of a page's Markdown."""
 
     def one(found: re.Match) -> str:
@@ -95,15 +103,16 @@ def fill(text: str, folder: Path = RESULTS) -> str:
     return PLACE.sub(one, text)
 
 
-def pictures(text: str, folder: Path = RESULTS) -> list[Path]:
+def pictures(text: str, folder: Path | None = None) -> list[Path]:
     """The files that the records named in a page's Markdown show."""
-    records = [load(stage, folder) for stage in PLACE.findall(text)]
-    return [folder / p["file"] for r in records if r for p in r["pictures"]]
+    records = [(load(s, folder), _home(s, folder)) for s in PLACE.findall(text)]
+    return [home / p["file"] for r, home in records if r for p in r["pictures"]]
 
 
 def missing(stage: str) -> str:
-    said = "No run on a GPU is recorded in this copy of the book"
-    return f"```{{note}}\n{said}: `make gpu STAGE={stage}` records one.\n```"
+    run, target = ("long run", "record") if stage in ON_CPU else ("run on a GPU", "gpu")
+    said = f"No {run} is recorded in this copy of the book"
+    return f"```{{note}}\n{said}: `make {target} STAGE={stage}` records one.\n```"
 
 
 def shown(record: dict) -> str:
@@ -124,7 +133,9 @@ def shown(record: dict) -> str:
 
 def _where(record: dict) -> str:
     day = record["finished"].partition("T")[0]
-    return f"Recorded on {day} on one {record['hardware'].get('name', 'GPU')}."
+    name = record["hardware"].get("name", "GPU")
+    on = f"a CPU ({name})" if record["stage"] in ON_CPU else f"one {name}"
+    return f"Recorded on {day} on {on}."
 
 
 def _origin(record: dict) -> list[list]:
@@ -175,7 +186,7 @@ def _text(text: str) -> str:
 # --- the appendix --------------------------------------------------------------------
 
 
-def timings(runs: list[Run], folder: Path = RESULTS) -> str:
+def timings(runs: list[Run], folder: Path | None = None) -> str:
     """The page of timings: seconds of each notebook in this build, recorded speeds."""
     rows = [[f"{{doc}}`nbs/{run.path.stem}`", f"{run.seconds:.0f}"] for run in runs]
     total = sum(run.seconds for run in runs)

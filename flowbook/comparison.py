@@ -2,13 +2,14 @@
 
 # %% auto #0
 __all__ = ['FOUR_METHODS', 'noise_loss', 'score_loss', 'loss_weight', 'as_field', 'Method', 'Row', 'evaluate', 't_interval',
-           'compare', 'train_classifier']
+           'Exam', 'draw_exam', 'compare', 'train_classifier']
 
 # %% ../nbs/17_ot_against_diffusion.ipynb #9e9b876f
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import Generator, Tensor, nn
@@ -16,6 +17,7 @@ from torch import Generator, Tensor, nn
 from .conversions import noise_to_velocity, score_to_velocity
 from .likelihood import log_prob
 from .losses import cfm_loss
+from .metrics import Distance, calibrated
 from .notation import expand_time, flatten_points, require_like
 from .ode import Field, solve
 from .paths import GaussianPath
@@ -108,13 +110,15 @@ class Row:
     """What one trained field scored; `dataclasses.asdict` makes it JSON.
 
     `distances`: for each judge one value for each of `budgets`, evaluations of the
-    field, and a last one for dopri5, which took `nfe` of them in the mean over samples.
+    field, and a last one for dopri5. There samples needed `nfe` of them in the mean;
+    the field was called `calls` times on the batch whose last sample came latest.
     `nll` in nats a point, the mean over held-out points, with its standard error.
     """
 
     budgets: tuple[int, ...]
     distances: dict[str, tuple[float, ...]]
     nfe: float
+    calls: int
     nll: float
     nll_error: float
 
@@ -154,7 +158,7 @@ def evaluate(
         samples = torch.cat([run.x for run in runs])
         for name, judge in judges.items():
             distances[name].append(judge(samples))
-    nfe = torch.cat([run.nfe for run in runs]).double().mean().item()
+    nfe = torch.cat([run.nfe for run in runs])  # the slowest needs every call
     log_density = partial(
         log_prob,
         field,
@@ -169,7 +173,8 @@ def evaluate(
     return Row(
         budgets=tuple(budgets),
         distances={name: tuple(values) for name, values in distances.items()},
-        nfe=nfe,
+        nfe=nfe.double().mean().item(),
+        calls=int(nfe.max()),
         nll=nll.mean().item(),
         nll_error=nll.std().item() / math.sqrt(len(nll)),
     )
@@ -190,55 +195,101 @@ def t_interval(values: Sequence[float]) -> tuple[float, float]:
     return x.mean().item(), _STUDENT[n - 2] * x.std().item() / math.sqrt(n)
 
 # %% ../nbs/17_ot_against_diffusion.ipynb #602f516d
+@dataclass(frozen=True)
+class Exam:
+    """What all methods of one seed are trained on, and judged by.
+
+    `data` (N, *D) to train on; standard normal starts `noise` (n, *D); `judges`, which
+    map n samples to a number; `held_out` (m, *D), for the NLL.
+    """
+
+    data: Tensor
+    noise: Tensor
+    judges: Mapping[str, Callable[[Tensor], float]]
+    held_out: Tensor
+
+
+def draw_exam(
+    sampler: Callable[..., Tensor],
+    distances: Mapping[str, Distance],
+    *,
+    seed: int,
+    points: int = 10_000,
+    size: int = 1000,
+) -> Exam:
+    """Draw all of an exam afresh from sampler(n, generator=g) -> (n, *D).
+
+    `points` to train on, `size` held out, as many starts, and 3 `size` more for the
+    nulls of the judges: each of `distances`, `calibrated` for `size` samples.
+    """
+    g = Generator().manual_seed(10**6 + seed)  # not the stream of the first weights
+    data, held_out, real = (sampler(n, generator=g) for n in (points, size, 3 * size))
+    noise = torch.randn(held_out.shape, generator=g, dtype=held_out.dtype)
+    judges = {
+        name: calibrated(distance, real, held_out, size, generator=g)
+        for name, distance in distances.items()
+    }
+    return Exam(data, noise, judges, held_out)
+
+# %% ../nbs/17_ot_against_diffusion.ipynb #70b219af
 def compare(
     methods: Mapping[str, Method],
     network: Callable[[], nn.Module],
-    data: Tensor,
+    exam: Callable[[int], Exam],
     *,
-    noise: Tensor,
-    judges: Mapping[str, Callable[[Tensor], float]],
-    held_out: Tensor,
     seeds: Sequence[int],
-    steps: int,
+    steps: int | Sequence[int],
     batch_size: int = 256,
     lr: float = 1e-3,
     ema: float = 0.999,
+    budgets: Sequence[int] = (4, 8, 16, 100),
     divergence: str = "exact",
     progress: bool = True,
-) -> Iterator[tuple[str, int, Row]]:
-    """Train and evaluate every method with every seed; yield (name, seed, row) as done.
+) -> Iterator[tuple[str, int, int, Row]]:
+    """Train and evaluate every method with every seed: (name, seed, steps, row) each.
 
-    `network()` makes a fresh model, which is moved to where `data` (N, *D) lies; a seed
-    gives all methods the same initial weights, batches, noise and (scaled) times. All
-    are evaluated from the same `noise`: see `evaluate`.
+    `network()` makes a fresh model, which is moved to where the data lie; a seed gives
+    all methods the same exam(seed), initial weights, batches, noise and (scaled) times.
+    Of several, growing `steps` each is looked at on the way of one run to the last.
+    For `budgets` and `divergence` see `evaluate`. Raises ValueError for other `steps`.
     """
+    counts = [steps] if isinstance(steps, int) else [*steps]
+    if not counts or counts != sorted(set(counts)):
+        raise ValueError(f"steps must be a number or growing numbers, got {steps}")
     for seed in seeds:
+        given = exam(seed)
         for name, method in methods.items():
             with torch.random.fork_rng():
                 torch.manual_seed(seed)
-                model = network().to(data.device)
-            run = train(
-                model,
-                method.path,
-                data,
-                steps=steps,
-                batch_size=batch_size,
-                lr=lr,
-                ema=ema,
-                loss=method.loss,
-                generator=Generator(data.device).manual_seed(seed),
-                progress=progress,
-            )
-            row = evaluate(
-                as_field(run.ema, method.path, method.predicts),
-                method.path,
-                noise=noise,
-                judges=judges,
-                held_out=held_out,
-                divergence=divergence,
-                generator=Generator(data.device).manual_seed(seed),
-            )
-            yield name, seed, row
+                model = network().to(given.data.device)
+            seeded = partial(Generator(given.data.device).manual_seed, seed)
+            with TemporaryDirectory() as kept:  # where a longer run goes on from
+                for count in counts:
+                    run = train(
+                        model,
+                        method.path,
+                        given.data,
+                        steps=count,
+                        batch_size=batch_size,
+                        lr=lr,
+                        ema=ema,
+                        loss=method.loss,
+                        generator=seeded(),
+                        checkpoint_dir=kept if len(counts) > 1 else None,
+                        checkpoint_every=count,
+                        progress=progress,
+                    )
+                    row = evaluate(
+                        as_field(run.ema, method.path, method.predicts),
+                        method.path,
+                        noise=given.noise,
+                        judges=given.judges,
+                        held_out=given.held_out,
+                        budgets=budgets,
+                        divergence=divergence,
+                        generator=seeded(),
+                    )
+                    yield name, seed, count, row
 
 # %% ../nbs/17_ot_against_diffusion.ipynb #79c6438d
 def train_classifier(

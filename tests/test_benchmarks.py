@@ -1,18 +1,31 @@
 """Benchmarks do what they time; the GPU stages run, go on, and mark what is quick."""
 
 import json
+import math
 import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
+import scipy.stats
 import torch
 from torch.testing import assert_close
 
-from benchmarks import gpu, plain, record, stage_tests, timing
+from benchmarks import (
+    cpu,
+    gpu,
+    numbers,
+    plain,
+    record,
+    stage_curves,
+    stage_tests,
+    timing,
+)
 from book import recorded
 from book.run import ROOT, BookError
 from flowbook import MLP, CosinePath, OTPath, VEPath, VPPath, divergence, sample, solve
+from flowbook.toy import sample_moons
 
 PATHS = [
     (OTPath(), plain.ot),
@@ -165,6 +178,96 @@ def test_a_stage_runs_and_its_record_is_refused(stage, tmp_path):
     assert len(files) <= 8 and all(p.stat().st_size < 2**24 for p in files)
 
 
+# --- the stages for a CPU ------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", cpu.STAGES)
+def test_a_long_stage_runs_and_its_record_is_refused(stage, tmp_path):
+    """Catches a long run that fails at its end, or a smoke test shown as a result."""
+    assert cpu.main([stage, "--quick", "--out", str(tmp_path)]) == 0
+    made = json.loads((tmp_path / f"{stage}.json").read_text())
+    assert made["quick"] and made["command"] == f"make record STAGE={stage} QUICK=1"
+    with pytest.raises(BookError, match="smoke test"):
+        recorded.load(stage, tmp_path)
+    (tmp_path / f"{stage}.json").write_text(json.dumps(made | {"quick": False}))
+    text = recorded.fill(f"<!-- recorded: {stage} -->", tmp_path)
+    assert all(name in text for name in ("FM-OT", "DDPM", "commit", "calls"))
+    data = made["data"]
+    assert len(data["rows"]) == 4 * 2 * 2  # methods, seeds, numbers of steps
+    assert {row["seed"] for row in data["rows"]} == {0, 1}
+    blocks = numbers.lines(made)
+    assert [line.split()[0] for line in blocks[::5]] == [stage, stage]
+    assert len(blocks) == 10 and all(line.count("±") == 2 for line in blocks[1:5])
+
+
+def test_moons_log_prob_is_that_of_the_moons():
+    """Catches a moon left out, an arc of another length, a density that is not one."""
+    # a point mass at one angle, by hand: the mean over 2 × 4 angles, with wide noise
+    x = draw(7, 2)
+    angle = math.pi * torch.tensor([0.125, 0.375, 0.625, 0.875], dtype=torch.float64)
+    arc = torch.stack((angle.cos() - 0.5, angle.sin() - 0.25), 1)
+    total = torch.zeros(7, dtype=torch.float64)
+    for centre in (*arc, *-arc):
+        law = torch.distributions.MultivariateNormal(centre, 0.09 * torch.eye(2))
+        total += law.log_prob(x.float()).double().exp() / 8
+    assert_close(
+        stage_curves.moons_log_prob(x, 0.3, 4), total.log(), rtol=1e-4, atol=1e-4
+    )
+    # and its integral against samples: E[1/p] over a box is the box's share of area
+    points = sample_moons(20_000, generator=torch.Generator().manual_seed(0))
+    noisy = points.double() + 0.2 * draw(20_000, 2)  # noise 0.05 and 0.2 together
+    log_p = stage_curves.moons_log_prob(noisy, math.hypot(0.05, 0.2), 400)
+    inside = (noisy.abs() < 0.6).all(1)
+    area = torch.where(inside, (-log_p).exp(), 0)
+    assert abs(area.mean() - 1.44) < 4 * area.std() / math.sqrt(20_000)
+
+
+def test_the_laws_of_the_plane_have_their_entropy():
+    """Catches a truth that is another law's: it would be subtracted from every NLL."""
+    g = torch.Generator().manual_seed(1)
+    for name, entropy in (("ring", 1.698), ("checkerboard", math.log(8))):
+        sampler, log_prob = stage_curves.PLANE[name]
+        values = -log_prob(sampler(4000, generator=g))
+        assert values.dtype == torch.float64
+        # eight Gaussians that hardly overlap: log 8 + log 2πe σ²
+        error = 4 * values.std().item() / math.sqrt(4000)
+        assert abs(values.mean() - entropy) <= error + 1e-3
+    assert abs(math.log(8) + math.log(2 * math.pi * math.e * 0.04) - 1.698) < 1e-3
+
+
+def test_the_baselines_of_the_digits_by_hand():
+    """Catches counts without their plus one, a covariance over n, transposed images."""
+    seen = torch.tensor([[0, 3], [0, 16], [2, 3]])
+    levels = torch.tensor([[0, 3], [2, 5]])
+    by_hand = [math.log(3 / 20 * 3 / 20), math.log(2 / 20 * 1 / 20)]
+    assert_close(
+        stage_curves.independent_pixels(seen, levels),
+        torch.tensor(by_hand, dtype=torch.float64),
+    )
+    data = draw(50, 1, 1, 3) @ draw(3, 3, seed=1)
+    law = scipy.stats.multivariate_normal(
+        data.flatten(1).mean(0).numpy(), np.cov(data.flatten(1).numpy().T)
+    )
+    assert_close(
+        stage_curves.one_gaussian(data, data[:5]).numpy(),
+        law.logpdf(data[:5].flatten(1).numpy()),
+    )
+
+
+def test_a_change_elsewhere_keeps_the_parts(tmp_path):
+    """Catches hours that are run again because another chapter's code has changed."""
+    code = tmp_path / "a.py", tmp_path / "b.py"
+    for path in code:
+        path.write_text("x = 1\n")
+    before = record.sources(code)
+    assert record.sources(code[::-1]) == before != record.sources()
+    (tmp_path / "c.py").write_text("y = 1\n")
+    assert record.sources(code) == before
+    code[1].write_text("x = 2\n")
+    assert record.sources(code) != before
+
+
 def job(tmp_path, **changes):
     settings = {"stage": "speed", "device": "cpu", "quick": True, "out": tmp_path}
     return record.Job(**{**settings, "work": tmp_path / "work", **changes})
@@ -189,7 +292,7 @@ def test_a_finished_part_is_not_run_again(tmp_path):
 def test_a_part_kept_by_other_code_is_run_again(tmp_path, monkeypatch):
     """Catches a record that mixes the numbers of two versions."""
     job(tmp_path).part("a", lambda: {"x": 1})
-    monkeypatch.setattr(record, "sources", lambda: "another")
+    monkeypatch.setattr(record, "sources", lambda *_: "another")
     assert job(tmp_path).part("a", lambda: {"x": 2})["x"] == 2
 
 

@@ -10,9 +10,11 @@ from torch.testing import assert_close
 
 from flowbook.comparison import (
     FOUR_METHODS,
+    Exam,
     Method,
     as_field,
     compare,
+    draw_exam,
     evaluate,
     loss_weight,
     noise_loss,
@@ -22,10 +24,12 @@ from flowbook.comparison import (
 )
 from flowbook.losses import cfm_loss
 from flowbook.marginal import MixtureMarginal
+from flowbook.metrics import calibrated, energy_distance
 from flowbook.networks import MLP
 from flowbook.ode import solve
 from flowbook.schedules import CosinePath, OTPath, VEPath, VPPath
-from flowbook.toy import skewed_mixture
+from flowbook.toy import sample_moons, skewed_mixture
+from flowbook.training import train
 
 PATHS = [OTPath(), OTPath(0.1), VPPath(), VEPath(0.1, 5.0), CosinePath()]
 exact = partial(assert_close, rtol=1e-12, atol=1e-12)
@@ -146,7 +150,8 @@ def test_evaluate_in_closed_form(path, shape):
     counts = row.distances["a"]
     assert row.budgets == (4, 6) and counts[:2] == (4.0, 10.0)
     alone = solve(field, path.prior_std * noise, t0=t0, t1=t1, rtol=1e-9, atol=1e-9)
-    assert row.nfe == alone.nfe.double().mean().item() <= counts[2] - 10
+    assert row.nfe == alone.nfe.double().mean().item()
+    assert type(row.calls) is int and row.nfe <= row.calls == counts[2] - 10
     for samples, steps in zip(seen, (2, 3), strict=False):
         h = rate * (t1 - t0) / steps
         exact(samples, path.prior_std * noise * (1 + h + h * h / 2) ** steps)
@@ -178,21 +183,43 @@ def test_evaluate_in_parts_and_by_probes():
     assert run(divergence="hutchinson", generator=seeded(1)) == probed
 
 
-def trial(methods, seeds, **changes):
-    settings = {
-        "noise": draw(6, 2),
-        "judges": {"mean": lambda x: x.square().mean().item()},
-        "held_out": draw(4, 2, seed=2),
-        "steps": 3,
-        "batch_size": 4,
-        "progress": False,
-        **changes,
-    }
+@pytest.mark.parametrize("batch_size", [4, 3, 1000])
+def test_calls_are_those_of_the_slowest_batch(batch_size):
+    """Catches: the mean need as the price, a sum over batches, the last batch's."""
+    asked = []
+
+    def field(x, t):  # the first of the points turns, the others stand still
+        asked.append(len(x))
+        return torch.where(x[:, :1] > 0, torch.sin(30 * t)[:, None] * x.flip(-1), 0)
+
+    noise = torch.tensor([[2.0, 1.0], *[[-1.0, 1.0]] * 5], dtype=torch.float64)
+    row = evaluate(
+        field, OTPath(), noise=noise, judges={}, held_out=noise, budgets=(),
+        batch_size=batch_size,
+    )  # fmt: skip
+    asked.clear()
+    slowest = solve(field, noise[:batch_size]).nfe
+    assert row.calls == len(asked) == slowest.max() > 2 * slowest[1]
+    assert row.nfe < row.calls / 2
+
+
+def fixed_exam(seed=0):
+    return Exam(
+        data=draw(16, 2, seed=3).float(),
+        noise=draw(6, 2).float(),
+        judges={"mean": lambda x: x.square().mean().item()},
+        held_out=draw(4, 2, seed=2).float(),
+    )
+
+
+def trial(methods, seeds, exam=fixed_exam, **changes):
+    settings = {"steps": 3, "batch_size": 4, "progress": False, **changes}
     network = partial(MLP, 2, width=8)
-    data = draw(16, 2, seed=3).float()
-    settings["noise"] = settings["noise"].float()
-    settings["held_out"] = settings["held_out"].float()
-    return list(compare(methods, network, data, seeds=seeds, **settings))
+    found = list(compare(methods, network, exam, seeds=seeds, **settings))
+    if isinstance(settings["steps"], int):
+        assert {steps for _, _, steps, _ in found} == {settings["steps"]}
+        return [(name, seed, row) for name, seed, _, row in found]
+    return found
 
 
 def test_compare_holds_the_seed_equal():
@@ -215,6 +242,85 @@ def test_compare_uses_each_method_and_setting():
         assert trial(one, [0], **changes)[0][2] != rows["DDPM"]
     plain = {"DDPM": Method(VPPath(), noise_loss, "velocity")}
     assert trial(plain, [0])[0][2] != rows["DDPM"]
+
+
+@pytest.mark.parametrize("name", ["FM-OT", "score matching"])
+def test_compare_looks_at_one_run_on_its_way(name):
+    """Catches: a new run for each count, an optimiser or noise that starts again."""
+    method = {name: FOUR_METHODS[name]}
+    exam = fixed_exam()
+    found = trial(method, [5], steps=[2, 5, 9], budgets=(2,))
+    assert [row[:3] for row in found] == [(name, 5, n) for n in (2, 5, 9)]
+    for _, _, steps, row in found:
+        assert [(name, 5, row)] == trial(method, [5], steps=steps, budgets=(2,))
+        assert row.budgets == (2,)
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        network = MLP(2, width=8)
+    path, loss = FOUR_METHODS[name].path, FOUR_METHODS[name].loss
+    settings = {"steps": 9, "batch_size": 4, "loss": loss, "progress": False}
+    run = train(network, path, exam.data, generator=seeded(5), **settings)
+    alone = evaluate(
+        as_field(run.ema, path, FOUR_METHODS[name].predicts), path, noise=exam.noise,
+        judges=exam.judges, held_out=exam.held_out, budgets=(2,),
+    )  # fmt: skip
+    assert found[-1][3] == alone
+
+
+def test_compare_asks_for_an_exam_once_a_seed():
+    """Catches: one exam for all seeds, or another one for each method."""
+    asked = []
+
+    def exam(seed):
+        asked.append(seed)
+        given = fixed_exam()
+        moved = given.noise + seed
+        return Exam(given.data, moved, given.judges, given.held_out)
+
+    twice = {"one": FOUR_METHODS["FM-VP"], "two": FOUR_METHODS["FM-VP"]}
+    rows = trial(twice, [3, 4], exam=exam)
+    assert asked == [3, 4]
+    assert rows[0][2] == rows[1][2] and rows[2][2] == rows[3][2]
+    same = trial({"one": FOUR_METHODS["FM-VP"]}, [3])
+    assert rows[0][2].distances != same[0][2].distances
+    assert rows[0][2].nll == same[0][2].nll  # only the starts were moved
+
+
+@pytest.mark.parametrize("steps", [[], [3, 3], [4, 2]])
+def test_compare_refuses_steps_that_do_not_grow(steps):
+    """Catches: a curve whose last point is not its longest run."""
+    with pytest.raises(ValueError, match="growing numbers, got"):
+        trial(FOUR_METHODS, [0], steps=steps)
+
+
+def test_an_exam_is_drawn_afresh():
+    """Catches: starts of another law, points in two roles, a null of other sizes."""
+    given = draw_exam(sample_moons, {"e": energy_distance}, seed=2, points=50, size=20)
+    parts = given.data, given.held_out, given.noise
+    assert [tuple(part.shape) for part in parts] == [(50, 2), (20, 2), (20, 2)]
+    g = seeded(10**6 + 2)
+    data, held_out, real = (sample_moons(n, generator=g) for n in (50, 20, 60))
+    noise = torch.randn((20, 2), generator=g)
+    for part, expected in zip(parts, (data, held_out, noise), strict=True):
+        assert torch.equal(part, expected)
+    judge = calibrated(energy_distance, real, held_out, 20, generator=g)
+    assert given.judges["e"](noise + 3) == judge(noise + 3) > 5
+    other = draw_exam(sample_moons, {}, seed=3, points=50, size=20)
+    assert not torch.equal(other.data, given.data) and other.judges == {}
+    whole = draw_exam(sample_moons, {}, seed=2)
+    assert (len(whole.data), len(whole.noise), len(whole.held_out)) == (
+        10_000,
+        *[1000] * 2,
+    )
+
+
+def test_no_exam_comes_from_the_stream_of_the_weights():
+    """Catches: data that are functions of the numbers the first weights are made of."""
+    given = draw_exam(
+        lambda n, generator: torch.rand(n, generator=generator), {}, seed=0
+    )
+    torch_stream = torch.rand(10_000, generator=seeded(0))
+    assert (given.data != torch_stream).float().mean() > 0.99
 
 
 @pytest.mark.parametrize("n", [2, 3, 4, 5, 6])

@@ -1,13 +1,15 @@
-"""Recorded GPU runs on the pages: shown, missing, or refused."""
+"""Recorded runs on the pages: shown, missing, or refused."""
 
 import copy
 import json
+from pathlib import Path
 
 import nbformat
 import pytest
 
+from benchmarks import cpu, gpu, numbers
 from book import recorded, stage
-from book.run import BookError, Run
+from book.run import ROOT, BookError, Run
 
 RECORD = {
     "schema": 1,
@@ -112,6 +114,39 @@ def test_what_is_no_record_is_refused_by_name(changes, why, tmp_path):
     put(tmp_path, **changes)
     with pytest.raises(BookError, match=rf"speed\.json.*{why}"):
         recorded.load("speed", tmp_path)
+
+
+def test_a_long_run_is_of_a_cpu(tmp_path):
+    """Catches a CPU's record that is refused, or a GPU's that is passed off as one."""
+    cpu = {"device": "cpu", "name": "Chip 7", "cores": 2}
+    record = RECORD | {"stage": "moons", "hardware": cpu, "pictures": []}
+    path = tmp_path / "moons.json"
+    path.write_text(json.dumps(record))
+    text = recorded.fill("<!-- recorded: moons -->", tmp_path)
+    assert "Recorded on 2031-02-03 on a CPU (Chip 7)." in text and "a loop" in text
+    path.write_text(json.dumps(record | {"hardware": RECORD["hardware"]}))
+    with pytest.raises(BookError, match=r"moons\.json.*'cuda', not on a CPU"):
+        recorded.load("moons", tmp_path)
+    path.unlink()
+    text = recorded.fill("<!-- recorded: moons -->", tmp_path)
+    assert "No long run is recorded" in text and "`make record STAGE=moons`" in text
+
+
+def test_each_record_is_looked_for_where_it_is_written():
+    """Catches a record that the pages never find, or a stage that they don't know."""
+    assert recorded.ON_CPU == cpu.STAGES and recorded.ON_GPU == gpu.STAGES
+    assert recorded._home("moons", None) == cpu.RESULTS
+    assert recorded._home("speed", None).relative_to(ROOT) == Path("results/gpu")
+
+
+def test_chapter_17_draws_what_was_recorded():
+    """Catches a figure, or a sentence, of numbers that no record holds."""
+    cells = nbformat.read(ROOT / "nbs" / "17_ot_against_diffusion.ipynb", 4).cells
+    (cell,) = [c.source for c in cells if c.source.startswith('recorded = """')]
+    said = cell.split('"""')[1].split("\n")
+    records = filter(None, map(recorded.load, cpu.STAGES))
+    made = [line for record in records for line in numbers.lines(record)]
+    assert [line for line in said if line] == made
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "\xff"])
