@@ -46,6 +46,7 @@ def borrow_accelerator(
         state.clear()
     try:
         here = Accelerator(mixed_precision=chosen, cpu=cpu, device_placement=several)
+        here.gradient_accumulation_steps = 1  # whatever `accelerate launch` was told
         yield here, device if here.num_processes == 1 else here.device
     finally:
         torch.set_num_threads(threads)  # several processes on a CPU get fewer each

@@ -54,12 +54,16 @@ class RunState:
         """
         if any(map(sharded, self.model.parameters())):
             self.average.to_empty(device="cpu")
-        for name, weight in self.average.named_parameters():
-            weight.copy_(whole(self.averages[name]))
-        buffers = dict(self.model.named_buffers())
-        for name, buffer in self.average.named_buffers():
-            buffer.copy_(buffers[name])
+        averages = self._average_of()  # a tied weight has several names, all are asked
+        for name, weight in self.model.named_parameters(remove_duplicate=False):
+            self.average.get_parameter(name).copy_(whole(averages[id(weight)]))
+        for name, buffer in self.model.named_buffers(remove_duplicate=False):
+            self.average.get_buffer(name).copy_(buffer)
         return self.average
+
+    def _average_of(self) -> dict[int, Tensor]:
+        """The average of each weight of the model, by the weight's id."""
+        return {id(w): self.averages[n] for n, w in self.model.named_parameters()}
 
     def to_tree(self, *, kept: bool = True) -> dict:
         """Return what a checkpoint holds; all the processes must ask.
@@ -67,7 +71,7 @@ class RunState:
         Who does not want it `kept` gets None in place of its tensors.
         """
         own = self.model.state_dict(keep_vars=True)
-        averages = {id(w): self.averages[n] for n, w in self.model.named_parameters()}
+        averages = self._average_of()
         averaged = {name: averages.get(id(x), x) for name, x in own.items()}
         return {
             "step": self.done,
@@ -207,7 +211,7 @@ class Keeper:
         if self.writes:
             try:
                 save_checkpoint(self.folder, state.done, tree)
-            except (OSError, TypeError, ValueError) as error:
+            except Exception as error:  # whatever it is, the others wait for word
                 failed = error
         if not all_well(self.accelerator, failed is None):
             raise failed or OSError("the first process couldn't write the checkpoint")

@@ -303,4 +303,7 @@ def train(
                 state.losses[step] = value.detach()
             keeper.require_finite(state)  # signals wait until all have been here
             averaged = state.gather()
+            agree_to_stop(
+                accelerator, received, 1.0
+            )  # for what came since the last look
     return TrainingRun(model, averaged, state.losses, floor)

@@ -203,6 +203,50 @@ def test_weights_in_parts():
         torch.distributed.destroy_process_group()
 
 
+def test_tied_weights_in_parts():
+    """Catches: an average that forgets, on its way over meta, which weights are one."""
+    from torch.distributed.tensor import Shard, distribute_tensor
+
+    store = torch.distributed.HashStore()
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        mesh = torch.distributed.init_device_mesh("cpu", (1,))
+        model = nn.Sequential(nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False))
+        model[1].weight = model[0].weight
+        average = copy.deepcopy(model).requires_grad_(False)
+        kept = model[0].weight.detach().clone()
+        part = nn.Parameter(distribute_tensor(kept, mesh, [Shard(0)]))
+        model[0].weight = model[1].weight = part
+        adam = torch.optim.Adam(model.parameters())
+        state = RunState(model, average, adam, torch.zeros(3))
+        with torch.no_grad():
+            state.averages["0.weight"].mul_(2)
+        for layer in state.gather():
+            assert torch.equal(layer.weight, 2 * kept)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_whatever_stops_a_save_is_told_to_all(monkeypatch, tmp_path):
+    """Catches: a writer that leaves by an error nobody thought of; the others wait."""
+    said = []
+
+    class Two:
+        is_main_process, num_processes, device = True, 2, "cpu"
+
+        def reduce(self, tensor):
+            said.append(tensor.item())
+            return tensor
+
+    def no_memory(*_):
+        raise MemoryError("three copies")
+
+    monkeypatch.setattr("flowbook.resume.save_checkpoint", no_memory)
+    with pytest.raises(MemoryError, match="three copies"):
+        Keeper(tmp_path, {}, Two()).save(begun())
+    assert said == [0, 1]  # the weights are well, the file isn't
+
+
 # --- whose it is ---------------------------------------------------------------------
 
 
