@@ -167,7 +167,8 @@ class Transport:
 
     x: (B, *D), φ(x). log_det: (B,), log |det ∂φ/∂x| = ∫ div v along the trajectory,
     negative where the flow compresses. nfe: (B,), evaluations for each sample; where
-    gradients are enabled, the one at t0 that looks whether there are any is included.
+    gradients are enabled, the one at t0 that looks whether there are any is included;
+    the second look at a field that autograd takes for a constant is not.
     """
 
     x: Tensor

@@ -100,8 +100,10 @@ def loss_floor(
 ) -> Floor:
     """Estimate C = E|ut - u_t(xt)|², the smallest value the CFM loss can have.
 
-    `x1` (B, *D), B >= 2, is drawn from the law that `marginal` was made from. The
-    standard error takes the B points for independent. Raises what `cfm_loss` does.
+    `x1` (B, *D), B >= 2, is drawn from the law that `marginal` was made from, and an
+    x0 that is given is standard normal and independent of it: for other pairs the mean
+    target is another, and the result isn't C. The standard error takes the B points for
+    independent. Raises what `cfm_loss` does.
     """
     if len(x1) < 2:
         raise ValueError(f"a standard error needs two points, got {len(x1)}")
