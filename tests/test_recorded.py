@@ -149,6 +149,15 @@ def test_chapter_17_draws_what_was_recorded():
     assert [line for line in said if line] == made
 
 
+def test_chapter_17_says_by_how_much_more_fm_vp_asks():
+    """Catches a percentage in the conclusion that the record doesn't give."""
+    rows = recorded.load("digits")["data"]["rows"]
+    for steps, more in ((800, 1), (6400, 13)):
+        nfe = {(r["method"], r["seed"]): r["nfe"] for r in rows if r["steps"] == steps}
+        ratios = [nfe["FM-VP", seed] / nfe["FM-OT", seed] - 1 for seed in range(3)]
+        assert round(100 * sum(ratios) / 3) == more
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "\xff"])
 def test_a_broken_file_is_refused_by_name(text, tmp_path):
     """Catches a traceback, or a silent "not yet", for a file cut short."""
