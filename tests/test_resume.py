@@ -227,7 +227,7 @@ def test_tied_weights_in_parts():
         torch.distributed.destroy_process_group()
 
 
-def test_whatever_stops_a_save_is_told_to_all(monkeypatch, tmp_path):
+def test_whatever_stops_a_save_is_told_to_all():
     """Catches: a writer that leaves by an error nobody thought of; the others wait."""
     said = []
 
@@ -241,9 +241,10 @@ def test_whatever_stops_a_save_is_told_to_all(monkeypatch, tmp_path):
     def no_memory(*_):
         raise MemoryError("three copies")
 
-    monkeypatch.setattr("flowbook.resume.save_checkpoint", no_memory)
-    with pytest.raises(MemoryError, match="three copies"):
-        Keeper(tmp_path, {}, Two()).save(begun())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("flowbook.resume.save_checkpoint", no_memory)
+        with pytest.raises(MemoryError, match="three copies"):
+            Keeper("nowhere", {}, Two()).save(begun())
     assert said == [0, 1]  # the weights are well, the file isn't
 
 
