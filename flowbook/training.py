@@ -303,7 +303,5 @@ def train(
                 state.losses[step] = value.detach()
             keeper.require_finite(state)  # signals wait until all have been here
             averaged = state.gather()
-            agree_to_stop(
-                accelerator, received, 1.0
-            )  # for what came since the last look
+            agree_to_stop(accelerator, received, 1)  # what came since
     return TrainingRun(model, averaged, state.losses, floor)
