@@ -18,8 +18,8 @@ from .conversions import noise_to_velocity, score_to_velocity
 from .likelihood import log_prob
 from .losses import cfm_loss
 from .metrics import Distance, calibrated
-from .notation import expand_time, flatten_points, require_like
-from .ode import Field, solve
+from .notation import Field, expand_time, flatten_points, require_like
+from .ode import solve
 from .paths import GaussianPath
 from .schedules import OTPath, VPPath
 from .training import train

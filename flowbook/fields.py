@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from flowbook.notation import (
+    Field,
     flatten_points,
     require_like,
     require_points,
     time_per_sample,
 )
-from .ode import Field
 
 # %% ../nbs/05_what_the_path_does_not_tell.ipynb #73cc6e78
 def field_from_cdf(cdf: Callable[[Tensor, Tensor], Tensor]) -> Field:

@@ -15,13 +15,14 @@ from torch import Tensor
 
 from .continuity import _require_constant
 from flowbook.notation import (
+    Field,
     flatten_points,
     require_finite,
     require_like,
     require_points,
     time_per_sample,
 )
-from .ode import Field, solve
+from .ode import solve
 
 # %% ../nbs/06_likelihood.ipynb #fbadec41
 def _units(x: Tensor, rows: range) -> Tensor:

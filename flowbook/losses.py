@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from flowbook.notation import (
+    Field,
     flatten_points,
     require_like,
     require_points,
     require_same_shape,
     time_per_sample,
 )
-from .ode import Field
 
 # %% ../nbs/08_losses.ipynb #45c9f003
 def _draw(path, x1, generator, t, x0):

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .ode import METHODS, Field, solve
+from .notation import Field
+from .ode import METHODS, solve
 
 # %% ../nbs/14_sampling.ipynb #08617618
 def sample(

@@ -25,6 +25,7 @@ from flowbook.losses import cfm_loss, fm_loss, loss_floor
 from flowbook.marginal import EmpiricalMarginal, MixtureMarginal
 from flowbook.networks import MLP
 from flowbook.notation import (
+    ask,
     expand_time,
     require_like,
     rescale_clock,
@@ -59,6 +60,7 @@ def gaussian(x, t):
 TAKE_A_TIME = {
     "time_per_sample": lambda t: time_per_sample(t, X),
     "expand_time": lambda t: expand_time(t, X),
+    "ask": lambda t: ask(field, X, t),
     "reverse_clock": lambda t: reverse_clock(field)(X, t),
     "rescale_clock": lambda t: rescale_clock(field, 2.0)(X, t),
     "weak_rate": lambda t: weak_rate(lambda x: x.sum(1), field, X, t),
@@ -213,6 +215,7 @@ def test_one_graph(name):
 # --- what a field returns ------------------------------------------------------------
 
 CALL_A_FIELD = {
+    "ask": lambda f: ask(f, X, 0.5),
     "solve, dopri5": lambda f: solve(f, X),
     "solve, euler": lambda f: solve(f, X, method="euler", steps=2),
     "sample": lambda f: sample(f, X, steps=2),
