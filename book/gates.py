@@ -6,9 +6,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-from . import PACKAGE, ROOT
+from . import PACKAGE, ROOT, WORKERS
 from .run import BookError
 
 Gate = Callable[[], None]
@@ -21,6 +22,15 @@ def _call(*command: str | Path) -> None:
     done = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, env=alone)
     if done.returncode:
         raise BookError(f"failed: {' '.join(map(str, command))}")
+
+
+def _tests(marks: str) -> None:
+    """Run the tests with these marks, a process a core: each takes over from the other.
+
+    Not `loadfile`, which waits for the longest file, and starts a test that crashes
+    its process again in the next, and the next.
+    """
+    _call("pytest", "-q", "-n", str(WORKERS), "--dist", "worksteal", "-m", marks)
 
 
 def notebooks_are_clean() -> None:
@@ -54,11 +64,11 @@ def ruff_is_content() -> None:
 
 
 def unit_tests_pass() -> None:
-    _call("pytest", "-q", "-m", "not slow and not book")
+    _tests("not slow and not book")
 
 
 def tests_pass() -> None:
-    _call("pytest", "-q", "-m", "not book")
+    _tests("not book")
 
 
 def mutants_die() -> None:
@@ -73,7 +83,10 @@ def book_builds() -> None:
 
 
 def book_works_in_a_browser() -> None:
-    _call("pytest", "-q", "-m", "book")
+    from . import browser
+
+    browser.find()  # if one has to be installed, then once
+    _tests("book")
 
 
 QUICK = [notebooks_are_clean, export_leaves_no_diff, ruff_is_content, unit_tests_pass]
@@ -86,20 +99,53 @@ ALL = [
 ]
 
 
+@dataclass(frozen=True)
+class Taken:
+    """What a gate took, in seconds: on the wall, and of all processes' CPU time."""
+
+    name: str
+    wall: float
+    cpu: float
+
+
 def run(gates: list[Gate]) -> None:
-    """Run the gates in order and stop at the first that fails."""
-    before = _tree()
-    for gate in gates:
-        start = time.perf_counter()
-        name = gate.__name__.replace("_", " ")
-        print(f"== {name}", flush=True)
-        gate()
-        print(f"   {time.perf_counter() - start:.0f} s", flush=True)
+    """Run the gates in order, stop at the first that fails, say what each took."""
+    before, taken = _tree(), []
+    try:
+        for gate in gates:
+            name = gate.__name__.replace("_", " ")
+            print(f"== {name}", flush=True)
+            wall, cpu = time.perf_counter(), _cpu_seconds()
+            try:
+                gate()
+            finally:
+                wall, cpu = time.perf_counter() - wall, _cpu_seconds() - cpu
+                taken.append(Taken(name, wall, cpu))
+    finally:
+        print(table(taken), flush=True)
     if _tree() != before:
         raise BookError(f"the gates changed the tree:\n{_status()}")
     if os.environ.get("CI") and _status():
         raise BookError(f"the tree is not clean:\n{_status()}")
     print(f"all {len(gates)} gates passed")
+
+
+def _cpu_seconds() -> float:
+    """The CPU time of this process and of those it started that have ended."""
+    return sum(os.times()[:4])
+
+
+def table(taken: list[Taken]) -> str:
+    """A line a gate, and one for all; the last column says how many cores it kept busy.
+
+    No gate fails for it: on a machine that does other work the wall's seconds grow.
+    """
+    wall, cpu = sum(t.wall for t in taken), sum(t.cpu for t in taken)
+    lines = [f"{'':30}{'wall':>8}{'CPU':>10}{'cores':>7}"]
+    for t in (*taken, Taken("in all", wall, cpu)):
+        cores = t.cpu / t.wall if t.wall else 0.0
+        lines.append(f"{t.name:30}{t.wall:6.0f} s{t.cpu:8.0f} s{cores:7.1f}")
+    return "\n".join(lines)
 
 
 def _contents(folder: Path) -> dict[str, str]:

@@ -23,13 +23,15 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError
 from nbformat import NotebookNode
 
-from . import BUILD, PACKAGE, ROOT
+from . import BUILD, PACKAGE, ROOT, WORKERS
 from .notebooks import directives, read, visible_modules
 
 RUNS = BUILD / "runs"
 # A cell that never ends is stopped. Idle, the slowest takes less than a minute, and ten
 # busy processes beside four notebooks make that ten: a limit that only a bug can reach.
 CELL_SECONDS = 3600
+# How long a notebook that never ran here may take, for the order they start in.
+CHARACTERS_A_SECOND = 250
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 COLAB = """
 import sys, types
@@ -204,9 +206,11 @@ def _refuse_warnings(path: Path, nb: NotebookNode) -> None:
 
 
 def run_all(paths: list[Path]) -> list[Run]:
-    """Run what has changed, a line a notebook; raise BookError if one fails."""
-    cores = os.cpu_count() or 1
-    workers = min(cores, 4)
+    """Run what has changed, a line a notebook; raise BookError if one fails.
+
+    The longest start first, so that no core waits at the end for one of them.
+    """
+    threads = max(1, (os.cpu_count() or 1) // WORKERS)
     site = installed_wheel()
     done, failures = 0, []
 
@@ -215,7 +219,7 @@ def run_all(paths: list[Path]) -> list[Run]:
         run, how = cached(path), "unchanged"
         if run is None:
             try:
-                run, how = execute(path, site, max(1, cores // workers)), ""
+                run, how = execute(path, site, threads), ""
             except BookError as failure:
                 failures.append(str(failure))
                 how = "FAILED"
@@ -224,8 +228,21 @@ def run_all(paths: list[Path]) -> list[Run]:
         print(f"[{done:2}/{len(paths)}] {path.name}: {seconds}", flush=True)
         return run
 
-    with ThreadPoolExecutor(workers) as pool:
-        runs = list(pool.map(one, paths))
+    first = sorted(paths, key=expected_seconds, reverse=True)
+    with ThreadPoolExecutor(WORKERS) as pool:
+        runs = dict(zip(first, pool.map(one, first), strict=True))
     if failures:
         raise BookError("\n\n".join(failures))
-    return runs
+    return [runs[path] for path in paths]
+
+
+def expected_seconds(path: Path) -> float:
+    """What the last run took, whatever has changed since; else by the code it runs."""
+    kept = [
+        json.loads(p.read_text()) for p in (RUNS / path.stem).glob("*/outputs.json")
+    ]
+    if kept:
+        return kept[0]["seconds"]
+    found = [directives(c.source) for c in read(path).cells if c.cell_type == "code"]
+    running = sum(len(d.code) for d in found if d.runs and not d.exported)
+    return running / CHARACTERS_A_SECOND

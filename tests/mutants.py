@@ -15,19 +15,27 @@ import functools
 import importlib
 import inspect
 import itertools
+import multiprocessing
 import signal
 import sys
+import threading
 import time
 import tomllib
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
+from typing import Any
 
 import pytest
 import torch
+
+from book import ROOT, WORKERS
 
 # A mutant that loops for ever counts as dead. Its time is the CPU's, which a busy
 # machine does not stretch: a test may take TIMES what it took without a change.
@@ -392,39 +400,98 @@ def known_equivalent() -> dict[tuple, str]:
     }
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a module's mutants, in words that travel between processes."""
+
+    dead: int
+    survivors: tuple[str, ...]
+    excused: frozenset[tuple]
+    seconds: float  # of CPU time
+
+
+def verdict(name: str) -> Verdict:
+    """Examine the module of this name, in the main thread: there its signals arrive."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)  # whatever this process examined before
+    warnings.simplefilter("ignore")
+    start = time.process_time()
+    dead, survivors, excused = examine(
+        f"flowbook.{name}", f"tests.test_{name}", known_equivalent()
+    )
+    lived = tuple(f"{m.function or name}: {m.change}" for m in survivors)
+    return Verdict(dead, lived, frozenset(excused), time.process_time() - start)
+
+
+class Crashed(Exception):
+    """A process ended in the middle of its work, or raised what is said here."""
+
+
+def shared(
+    work: Callable[[str], Any], names: list[str], processes: int
+) -> Iterator[tuple[str, Any]]:
+    """Yield each name with `work(name)`, or with what befell it, in the order given.
+
+    Those that come first begin first. `work` runs in the main thread of one of so many
+    processes; when one of them is lost, another takes its place.
+    """
+    mine, pools = threading.local(), []
+
+    def start() -> None:
+        mine.pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+        pools.append(mine.pool)
+
+    def one(name: str) -> Any:
+        try:
+            return mine.pool.submit(work, name).result()
+        except BrokenProcessPool:
+            start()
+            return Crashed("the process that worked on it was killed, or crashed")
+        except Exception as error:
+            return Crashed("".join(traceback.format_exception(error)))
+
+    with ThreadPoolExecutor(processes, initializer=start) as threads:
+        yield from zip(names, threads.map(one, names), strict=True)
+    for pool in pools:
+        pool.shutdown()
+
+
+def modules() -> list[str]:
+    """The modules that have tests, those with the longest sources and tests first."""
+    package, here = ROOT / "flowbook", Path(__file__).parent
+    sizes = {
+        path.stem: path.stat().st_size * tests.stat().st_size
+        for path in package.glob("*.py")
+        if (tests := here / f"test_{path.stem}.py").exists()
+    }
+    return sorted(sizes, key=lambda name: (-sizes[name], name))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("modules", nargs="*", help="all those with tests, if none")
-    names = parser.parse_args().modules
-    here = Path(__file__).parent
-    names = names or sorted(
-        p.stem
-        for p in (here.parent / "flowbook").glob("*.py")
-        if not p.stem.startswith("_") and (here / f"test_{p.stem}.py").exists()
-    )
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore")
-    equivalent = known_equivalent()
-    killed = survived = 0
-    stale = {k for k in equivalent if k[0].rpartition(".")[2] in names}
-    for name in names:
-        start = time.perf_counter()
-        dead, survivors, excused = examine(
-            f"flowbook.{name}", f"tests.test_{name}", equivalent
-        )
-        stale -= excused
-        killed, survived = killed + dead, survived + len(survivors)
+    names = parser.parse_args().modules or modules()
+    stale = {k for k in known_equivalent() if k[0].rpartition(".")[2] in names}
+    killed = survived = failed = 0
+    for name, found in shared(verdict, names, min(WORKERS, len(names))):
+        if isinstance(found, Crashed):
+            failed += 1
+            print(f"{name}: no verdict: {found}", flush=True)
+            continue
+        stale -= found.excused
+        killed, survived = killed + found.dead, survived + len(found.survivors)
         print(
-            f"{name}: {dead} killed, {len(survivors)} survived, {len(excused)} "
-            f"proved equivalent, {time.perf_counter() - start:.1f} s",
+            f"{name}: {found.dead} killed, {len(found.survivors)} survived, "
+            f"{len(found.excused)} proved equivalent, {found.seconds:.1f} s of CPU",
+            *(f"survived: {line}" for line in found.survivors),
+            sep="\n  ",
             flush=True,
         )
-        for mutant in survivors:
-            print(f"  survived: {mutant.function or name}: {mutant.change}")
-    for key in sorted(stale):
-        print(f"  in {EQUIVALENT.name}, but dead or gone: {' | '.join(key)}")
-    print(f"mutants: {killed} killed, {survived} survived")
-    return 1 if survived or stale or not killed else 0
+    if not failed:
+        for key in sorted(stale):
+            print(f"  in {EQUIVALENT.name}, but dead or gone: {' | '.join(key)}")
+    print(f"mutants: {killed} killed, {survived} survived, {failed} without a verdict")
+    return 1 if failed or survived or stale or not killed else 0
 
 
 if __name__ == "__main__":

@@ -1,9 +1,12 @@
 """The harness itself: a weak test lets a mutant live, a strong one does not."""
 
 import contextlib
+import os
+import signal
 import sys
 import time
 import types
+from pathlib import Path
 
 import pytest
 
@@ -178,7 +181,8 @@ def test_waiting_for_ever_is_an_error_and_no_death(tmp_path, monkeypatch):
 def test_what_computes_does_not_wait(monkeypatch):
     """Catches a patience that ends while a test still computes."""
     monkeypatch.setattr(mutants, "PATIENCE", 0.05)
-    monkeypatch.setattr(mutants, "IDLE", 1e-9)
+    # For 0.05 s a busy machine may run something else only: no CPU time is enough here.
+    monkeypatch.setattr(mutants, "IDLE", 0.0)
 
     def test_that_computes():
         end = time.process_time() + 0.3
@@ -186,3 +190,67 @@ def test_what_computes_does_not_wait(monkeypatch):
             pass
 
     assert mutants.survives({test_that_computes: 10.0})
+
+
+# --- more than one process ------------------------------------------------------------
+
+
+def work(name: str) -> str:
+    """What the processes below do with a name."""
+    if name == "dies":
+        os._exit(1)
+    if name == "fails":
+        raise RuntimeError("it waits")
+    return f"{name}, in the main thread: {signal.getsignal(signal.SIGPROF) is not None}"
+
+
+@pytest.mark.slow
+def test_each_name_is_worked_on_in_order_and_a_crash_is_named():
+    """Catches: work lost with its process, an error without its name, another order."""
+    names = ["a", "dies", "b", "fails", "c", "d"]
+    found = dict(mutants.shared(work, names, 2))
+    assert list(found) == names
+    for name in "abcd":
+        assert found[name] == work(name)
+    assert "killed, or crashed" in str(found["dies"])
+    assert "RuntimeError: it waits" in str(found["fails"])
+
+
+def told(monkeypatch, capsys, **verdicts) -> tuple[int, str]:
+    """The exit code and the words of the command, given what becomes of the modules."""
+    monkeypatch.setattr(mutants, "shared", lambda *_: iter(verdicts.items()))
+    monkeypatch.setattr(mutants, "known_equivalent", lambda: {("flowbook.b", "f"): ""})
+    monkeypatch.setattr(sys, "argv", ["mutants", *verdicts])
+    return mutants.main(), capsys.readouterr().out
+
+
+DEAD = mutants.Verdict(3, (), frozenset(), 1.0)
+ALIVE = mutants.Verdict(3, ("f: a + b -> a - b",), frozenset(), 1.0)
+EXCUSED = mutants.Verdict(3, (), frozenset({("flowbook.b", "f")}), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "code", "said"),
+    [
+        ({"a": DEAD, "b": EXCUSED}, 0, "mutants: 6 killed, 0 survived"),
+        ({"b": EXCUSED, "a": ALIVE}, 1, "\n  survived: f: a + b -> a - b\n"),
+        ({"a": DEAD, "b": DEAD}, 1, "but dead or gone: flowbook.b | f"),
+        ({"a": mutants.Crashed("it crashed"), "b": EXCUSED}, 1, "a: no verdict: it cr"),
+        ({"a": mutants.Verdict(0, (), frozenset(), 1.0)}, 1, "mutants: 0 killed"),
+    ],
+    ids=["dead", "a survivor", "stale", "a crash", "none at all"],
+)
+def test_one_module_without_a_clean_verdict_fails_all(
+    monkeypatch, capsys, verdicts, code, said
+):
+    """Catches: a survivor, a stale excuse or a crash that another process hides."""
+    found, words = told(monkeypatch, capsys, **verdicts)
+    assert found == code and said in words
+
+
+def test_every_module_with_tests_is_examined():
+    """Catches: a module that is left out when the work is shared."""
+    here = {p.stem.removeprefix("test_") for p in Path(__file__).parent.glob("test_*")}
+    package = {p.stem for p in (mutants.ROOT / "flowbook").glob("*.py")}
+    assert sorted(mutants.modules()) == sorted(here & package)
+    assert len(mutants.modules()) > 25

@@ -152,7 +152,9 @@ def _sources() -> list[Path]:
     names += ["LICENSE", "CHANGELOG.md", "CITATION.cff", "LICENSE-TEXT.md"]
     folders = ["flowbook", "tests", "book"]
     files = [p for f in folders for p in (ROOT / f).rglob("*") if p.is_file()]
-    return [ROOT / n for n in names] + [p for p in files if p.suffix != ".pyc"]
+    return [ROOT / n for n in names] + [
+        p for p in files if "__pycache__" not in p.parts
+    ]
 
 
 def wheel() -> Path:

@@ -1,5 +1,7 @@
 """What one can take away: notebooks, a zip that opens from disk, a whole PDF."""
 
+import fcntl
+import os
 import re
 import subprocess
 import sys
@@ -60,12 +62,20 @@ def test_no_chapter_keeps_a_solution():
 
 @pytest.fixture(scope="module")
 def released(tmp_path_factory):
-    """What the command behind `make release` writes, but not to dist/."""
-    folder = tmp_path_factory.mktemp("dist")
-    command = [sys.executable, "-m", "book", "release", folder]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return folder
+    """What the command behind `make release` writes, but not to dist/.
+
+    Once for all processes that run these tests: the first that asks makes it.
+    """
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    with (base / "release.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (base / "released").exists():
+            command = [sys.executable, "-m", "book", "release", base / "making"]
+            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+            assert done.returncode == 0, done.stdout + done.stderr
+            (base / "making").rename(base / "released")
+    return base / "released"
 
 
 @pytest.fixture(scope="module")

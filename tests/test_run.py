@@ -96,3 +96,28 @@ def test_without_an_owner_colab_installs_nothing(runs):
     done = run.execute(path, runs, threads=1)
     assert not (done.files / "colab-install.txt").exists()
     assert done.nb.cells[0].outputs[0].text.count("\n") == 1
+
+
+def test_the_longest_start_first_and_come_back_in_order(runs, monkeypatch):
+    """Catches: an order by name, seconds of the last run forgotten, pages exchanged."""
+    paths = [runs / f"{name}.ipynb" for name in "abcd"]
+    for path, size in zip(paths, (10, 3000, 2000, 10), strict=True):
+        cells = [
+            new_code_cell("x" * size),
+            new_code_cell("#| eval: false\n" + "y" * 9999),
+        ]
+        nbformat.write(new_notebook(cells=cells), path)
+    kept = run.RUNS / "d" / "of-other-code"
+    kept.mkdir(parents=True)
+    (kept / "outputs.json").write_text('{"seconds": 9.5, "outputs": []}')
+    started = []
+
+    def execute(path, site, threads):
+        started.append(path.stem)
+        return run.Run(path, None, None, 0.0)
+
+    monkeypatch.setattr(run, "execute", execute)
+    monkeypatch.setattr(run, "installed_wheel", lambda: None)
+    monkeypatch.setattr(run, "WORKERS", 1)
+    assert [r.path for r in run.run_all(paths)] == paths
+    assert started == ["b", "d", "c", "a"]  # 12, 9.5, 8 and 0 seconds
