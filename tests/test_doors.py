@@ -37,6 +37,7 @@ from flowbook.ode import solve
 from flowbook.sampling import sample
 from flowbook.schedules import CosinePath, OTPath, VPPath
 from flowbook.toy import GaussianMixture
+from flowbook.translator import CONVENTIONS, our_field, their_network
 from flowbook.unet import UNet
 
 B, D = 5, 3
@@ -83,6 +84,7 @@ TAKE_A_TIME = {
     "GaussianPath.log_prob": lambda t: PATH.log_prob(X, t, X1),
     "convert": lambda t: convert(X1, X, t, PATH, "velocity", "score"),
     "as_field": lambda t: as_field(field, PATH, "noise")(X, t),
+    "our_field": lambda t: our_field(field, CONVENTIONS["paper"])(X, t),
     "MLP.forward": lambda t: MLP(D, width=8)(X, t),
     "UNet.forward": lambda t: UNet(1, width=8)(X.new_zeros(B, 1, 8, 8), t),
     **{
@@ -100,6 +102,7 @@ TAKE_A_TIME = {
 }
 FORMULAS = {  # of a tensor of times, without points: elementwise, and on any clock
     *("time_features", "loss_weight", "factors"),
+    *("ddpm_clock", "Convention.their_time"),
     *("euler_step", "midpoint_step", "heun_step", "rk4_step"),
 }
 
@@ -236,6 +239,8 @@ CALL_A_FIELD = {
     "noise_loss": lambda f: noise_loss(f, PATH, X1, t=X1[:, 0], x0=X),
     "score_loss": lambda f: score_loss(f, PATH, X1, t=X1[:, 0], x0=X),
     "as_field": lambda f: as_field(f, CosinePath(), "score")(X, X1[:, 0]),
+    "our_field": lambda f: our_field(f, CONVENTIONS["pi0"])(X, X1[:, 0]),
+    "their_network": lambda f: their_network(f, CONVENTIONS["sd3"])(X, 500.0),
     "circulation": lambda f: circulation(f, torch.zeros(D, D))(X, X1[:, 0]),
     "reverse_clock": lambda f: reverse_clock(f)(X, 0.5),
     "rescale_clock": lambda f: rescale_clock(f, 2.0)(X, 0.5),
