@@ -223,7 +223,7 @@ def test_steps_are_asked_at_the_nearest():
 
 @pytest.mark.parametrize("deviation", [0.5, 1.0, 2.0])
 def test_edm_of_another_deviation(deviation):
-    """A deviation that the row forgets, in one of its four places."""
+    """A deviation that the row forgets, in one of its places; another span."""
     row, x = edm(deviation), points(5, 3)
 
     def example(data, noise, level):
@@ -231,6 +231,7 @@ def test_edm_of_another_deviation(deviation):
 
     found = their_network(straight, row)(x, LEVELS.log() / 4)
     assert_close(found, regression(example, x, LEVELS), rtol=1e-9, atol=1e-9)
+    assert_close(row.t_span, (1 / 81, 1 / 1.002), rtol=1e-12, atol=0)
 
 
 @rows
@@ -307,6 +308,9 @@ def test_wrong_input_is_refused():
         network(x.long(), 0.5)
     with pytest.raises(TypeError, match=r"x must be floating point, got torch.int64"):
         field(x.long(), 0.5)
+    for deviation in (0.0, -0.5, math.inf, math.nan):
+        with pytest.raises(ValueError, match="sigma_data must be positive, got"):
+            edm(deviation)
     for wrong, error in (
         (lambda x, t: x[:, :1], ValueError),
         (lambda x, t: x.float(), TypeError),
