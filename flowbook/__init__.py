@@ -12,20 +12,7 @@ _NAMES = {
     "checkpoints": ("latest_checkpoint", "load_checkpoint", "save_checkpoint"),
     "checks": ("check", "reject"),
     "comparison": ("noise_loss", "score_loss"),
-    "conversions": (
-        "data_to_noise",
-        "data_to_score",
-        "data_to_velocity",
-        "noise_to_data",
-        "noise_to_score",
-        "noise_to_velocity",
-        "score_to_data",
-        "score_to_noise",
-        "score_to_velocity",
-        "velocity_to_data",
-        "velocity_to_noise",
-        "velocity_to_score",
-    ),
+    "conversions": ("convert",),
     "datasets": ("load_cifar10", "load_digits", "load_fashion_mnist"),
     "likelihood": ("divergence", "log_prob"),
     "losses": ("cfm_loss", "fm_loss", "loss_floor"),
@@ -62,18 +49,7 @@ if TYPE_CHECKING:
     from .checks import reject as reject
     from .comparison import noise_loss as noise_loss
     from .comparison import score_loss as score_loss
-    from .conversions import data_to_noise as data_to_noise
-    from .conversions import data_to_score as data_to_score
-    from .conversions import data_to_velocity as data_to_velocity
-    from .conversions import noise_to_data as noise_to_data
-    from .conversions import noise_to_score as noise_to_score
-    from .conversions import noise_to_velocity as noise_to_velocity
-    from .conversions import score_to_data as score_to_data
-    from .conversions import score_to_noise as score_to_noise
-    from .conversions import score_to_velocity as score_to_velocity
-    from .conversions import velocity_to_data as velocity_to_data
-    from .conversions import velocity_to_noise as velocity_to_noise
-    from .conversions import velocity_to_score as velocity_to_score
+    from .conversions import convert as convert
     from .datasets import load_cifar10 as load_cifar10
     from .datasets import load_digits as load_digits
     from .datasets import load_fashion_mnist as load_fashion_mnist

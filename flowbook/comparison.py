@@ -14,11 +14,11 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Generator, Tensor, nn
 
-from .conversions import noise_to_velocity, score_to_velocity
+from .conversions import convert, factors, require_prediction
 from .likelihood import log_prob
 from .losses import cfm_loss
 from .metrics import Distance, calibrated
-from .notation import Field, expand_time, flatten_points, require_like
+from .notation import Field, ask, expand_time, flatten_points, require_like
 from .ode import solve
 from .paths import GaussianPath
 from .schedules import OTPath, VPPath
@@ -62,25 +62,21 @@ def loss_weight(path: GaussianPath, t: Tensor) -> Tensor:
     |v − ut|² = loss_weight |n − x0|² if v is the velocity made of the noise n: for one
     sample, at any x. Infinite where alpha = 0, and where sigma = 0 if the speed is.
     """
-    return (path.dsigma(t) - path.dalpha(t) * path.sigma(t) / path.alpha(t)).square()
+    return factors(path, t, "noise", "velocity")[1].square()
 
 # %% ../nbs/17_ot_against_diffusion.ipynb #e89e7916
 def as_field(model: Field, path: GaussianPath, predicts: str = "velocity") -> Field:
     """Return the velocity field v(x, t) of a `model` that predicts something else.
 
-    `predicts`: "velocity", "noise" or "score". On `path.t_span`, where alpha > 0.
-    Raises ValueError for another name.
+    `predicts`: "velocity", "noise", "data" or "score", where `convert` has a velocity
+    for it: on `path.t_span`, and away from alpha = 0, for data from sigma = 0. Raises
+    ValueError for another name, and what `ask` and `convert` do.
     """
-    if predicts == "velocity":
-        return model
-    conversions = {"noise": noise_to_velocity, "score": score_to_velocity}
-    if predicts not in conversions:
-        names = ", ".join(["velocity", *conversions])
-        raise ValueError(f"predicts must be one of {names}, got {predicts!r}")
-    convert = conversions[predicts]
+    require_prediction(predicts)
 
-    def field(x: Tensor, t: Tensor) -> Tensor:
-        return convert(require_like(model(x, t), x, "the model"), x, t, path)
+    def field(x: Tensor, t: float | Tensor) -> Tensor:
+        said = ask(model, x, t, "the model")
+        return convert(said, x, t, path, predicts, "velocity")
 
     return field
 

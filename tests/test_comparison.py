@@ -107,11 +107,15 @@ def test_exact_predictions_give_the_exact_field(path):
         return -path.sigma(t)[:, None] * marginal.score(x, t)
 
     velocity = marginal.velocity(x, t)
-    for prediction, name in ((marginal.score, "score"), (noise, "noise")):
+    for prediction, name in (
+        (marginal.score, "score"),
+        (noise, "noise"),
+        (marginal.posterior_mean, "data"),
+    ):
         assert_close(
             as_field(prediction, path, name)(x, t), velocity, rtol=1e-9, atol=1e-9
         )
-    assert as_field(model, path) is model
+    assert torch.equal(as_field(model, path)(x, t), model(x, t))
 
 
 def test_the_four_methods():
@@ -376,7 +380,10 @@ T = torch.full((4,), 0.5)
             "model must",
         ),
         (lambda: noise_loss(model, VPPath(), X, t=T, x0=X[:2]), "agree"),
-        (lambda: as_field(model, VPPath(), "image"), "velocity, noise, score, got 'im"),
+        (
+            lambda: as_field(model, VPPath(), "image"),
+            "score, noise, data, got 'im",
+        ),
         (lambda: t_interval([1.0]), "2 to 6 values, got 1"),
         (lambda: t_interval([1.0] * 7), "2 to 6 values, got 7"),
     ],

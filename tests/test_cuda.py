@@ -5,6 +5,7 @@ sample at a time. Here nothing may be missing: a name without a row in CASES fai
 any machine. The rows run on the CPU as well, so that they are right when a GPU comes.
 """
 
+import itertools
 from functools import partial
 
 import pytest
@@ -25,10 +26,12 @@ from flowbook import (
     VEPath,
     VPPath,
     cfm_loss,
+    convert,
     sample,
     solve,
     train,
 )
+from flowbook.conversions import PREDICTIONS
 
 DEVICES = (
     "cpu",
@@ -89,13 +92,13 @@ def a_path(path):
     return on
 
 
-def a_conversion(name):
-    def on(device):
-        x, value = draw(5, 3, device=device), draw(5, 3, seed=1, device=device)
-        t = torch.linspace(0.1, 0.8, 5, dtype=torch.float64, device=device)
-        return getattr(flowbook, name)(value, x, t, OTPath(0.1))
-
-    return on
+def conversions(device):
+    x, value = draw(5, 3, device=device), draw(5, 3, seed=1, device=device)
+    t = torch.linspace(0.1, 0.8, 5, dtype=torch.float64, device=device)
+    return tuple(
+        convert(value, x, t, OTPath(0.1), source, goal)
+        for source, goal in itertools.permutations(PREDICTIONS, 2)
+    )
 
 
 def a_loss(loss):
@@ -241,10 +244,9 @@ def marginal(device):
 
 
 CUSTOM = CustomPath(lambda t: t**2, lambda t: 2 - t)
-CONVERSIONS = [n for n in flowbook.__all__ if "_to_" in n]
 LAW = ("velocity", "score", "log_prob", "posterior_mean", "divergence")
 CASES = {
-    **{name: a_conversion(name) for name in CONVERSIONS},
+    "convert": conversions,
     "OTPath": a_path(OTPath(0.1)),
     "VPPath": a_path(VPPath()),
     "VEPath": a_path(VEPath(0.01, 10.0)),
@@ -389,7 +391,7 @@ def test_a_path_and_its_loss_never_wait(device):
     try:
         for path in (OTPath(), VPPath(), VEPath(0.01, 10.0), CosinePath()):
             cfm_loss(field, path, x1, t=t, x0=x0)
-            flowbook.velocity_to_score(x0, x1, t, path)
+            convert(x0, x1, t, path, "velocity", "score")
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

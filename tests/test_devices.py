@@ -7,7 +7,7 @@ a *number* t. All inputs are float32 numbers, so that both precisions get the sa
 import itertools
 import math
 import re
-from functools import cache
+from functools import cache, partial
 
 import pytest
 import torch
@@ -22,6 +22,7 @@ from flowbook import (
     VEPath,
     VPPath,
     cfm_loss,
+    convert,
     divergence,
     energy_distance,
     fm_loss,
@@ -36,6 +37,7 @@ from flowbook.change_of_variables import (
     pushforward_log_prob,
 )
 from flowbook.continuity import continuity_residual, weak_rate
+from flowbook.conversions import PREDICTIONS
 from flowbook.fields import field_from_cdf
 from flowbook.likelihood import standard_normal_log_prob, transport
 from flowbook.notation import rescale_clock, reverse_clock
@@ -49,8 +51,10 @@ MARGINAL = (
     *("velocity", "score", "log_prob"),
     *("posterior", "posterior_mean", "divergence"),
 )
-KINDS = ("velocity", "score", "noise", "data")
-CONVERSIONS = [f"{a}_to_{b}" for a, b in itertools.permutations(KINDS, 2)]
+CONVERSIONS = {
+    f"{source} to {goal}": partial(convert, source=source, goal=goal)
+    for source, goal in itertools.permutations(PREDICTIONS, 2)
+}
 # A schedule is an exponential of a number up to 8, so it is wrong by up to 8 roundings;
 # at most four such factors multiply the data in any of the formulas.
 ROUNDINGS = 8 * 4
@@ -206,11 +210,8 @@ def converted(path, shape, clock):
     """What each conversion should give, and the sum of its two terms."""
     x, value = points(shape, 1), points(shape, 2)
     results = {}
-    for name in CONVERSIONS:
-
-        def formula(v, x, t, convert=getattr(flowbook, name)):  # noqa: B008
-            return convert(v, x, t, path)
-
+    for name, function in CONVERSIONS.items():
+        formula = partial(function, path=path)
         expected = one_by_one(formula, clock, value, x)
         first = one_by_one(formula, clock, torch.zeros_like(x), x)  # p x + q 0
         results[name] = expected, reach(first, expected - first)
@@ -228,7 +229,7 @@ def test_conversions(path, shape, kind, dtype, device):
     own, said = x.to(device, dtype), value.to(device, dtype)
     t, clock = times(kind, dtype, device)
     for name, (expected, scale) in converted(path, shape, clock).items():
-        got = getattr(flowbook, name)(said, own, t, path)
+        got = CONVERSIONS[name](said, own, t, path)
         assert_follows(got, expected, own, scale)
 
 
@@ -486,8 +487,8 @@ NUMBERS = {  # formulas of x and x1 (B,), t (B,); a result that isn't (B,) is un
     "path ut": lambda x, x1, t: LINE.interpolate(x, x1, t).ut,
     "prior": lambda x, x1, t: LINE.prior_log_prob(x),
     **{
-        name: lambda x, x1, t, f=name: getattr(flowbook, f)(x1, x, t, LINE)
-        for name in CONVERSIONS
+        name: lambda x, x1, t, f=function: f(x1, x, t, LINE)
+        for name, function in CONVERSIONS.items()
     },
     **{
         f"data {name}": lambda x, x1, t, f=name: getattr(

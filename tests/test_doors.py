@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import itertools
 import math
 import pkgutil
 
@@ -10,9 +11,9 @@ import torch
 from torch.func import jacrev, jvp, vmap
 
 import flowbook
-from flowbook import conversions
 from flowbook.comparison import as_field, noise_loss, score_loss
 from flowbook.continuity import continuity_residual, weak_rate
+from flowbook.conversions import PREDICTIONS, convert
 from flowbook.fields import circulation, field_from_cdf
 from flowbook.likelihood import (
     divergence,
@@ -36,6 +37,7 @@ from flowbook.ode import solve
 from flowbook.sampling import sample
 from flowbook.schedules import CosinePath, OTPath, VPPath
 from flowbook.toy import GaussianMixture
+from flowbook.translator import CONVENTIONS, our_field, their_network
 from flowbook.unet import UNet
 
 B, D = 5, 3
@@ -80,11 +82,14 @@ TAKE_A_TIME = {
     "GaussianPath.inverse": lambda t: PATH.inverse(X, t, X1),
     "GaussianPath.score": lambda t: PATH.score(X, t, X1),
     "GaussianPath.log_prob": lambda t: PATH.log_prob(X, t, X1),
+    "convert": lambda t: convert(X1, X, t, PATH, "velocity", "score"),
+    "as_field": lambda t: as_field(field, PATH, "noise")(X, t),
+    "our_field": lambda t: our_field(field, CONVENTIONS["paper"])(X, t),
     "MLP.forward": lambda t: MLP(D, width=8)(X, t),
     "UNet.forward": lambda t: UNet(1, width=8)(X.new_zeros(B, 1, 8, 8), t),
     **{
-        name: lambda t, name=name: getattr(conversions, name)(X1, X, t, PATH)
-        for name in conversions.__all__
+        f"convert, {names}": lambda t, names=names: convert(X1, X, t, PATH, *names)
+        for names in itertools.permutations(PREDICTIONS, 2)
     },
     **{
         f"{kind}Marginal.{name}": lambda t, law=law, name=name: getattr(law, name)(X, t)
@@ -96,7 +101,8 @@ TAKE_A_TIME = {
     },
 }
 FORMULAS = {  # of a tensor of times, without points: elementwise, and on any clock
-    *("time_features", "loss_weight"),
+    *("time_features", "loss_weight", "factors"),
+    *("ddpm_clock", "Convention.their_time"),
     *("euler_step", "midpoint_step", "heun_step", "rk4_step"),
 }
 
@@ -196,7 +202,7 @@ def test_what_cannot_be_read_is_not_read():
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
-    "name", ["GaussianPath.interpolate", "velocity_to_score", "cfm_loss", "MLP.forward"]
+    "name", ["GaussianPath.interpolate", "convert", "cfm_loss", "MLP.forward"]
 )
 def test_one_graph(name):
     """Catches: a graph that breaks at the look at t."""
@@ -233,6 +239,8 @@ CALL_A_FIELD = {
     "noise_loss": lambda f: noise_loss(f, PATH, X1, t=X1[:, 0], x0=X),
     "score_loss": lambda f: score_loss(f, PATH, X1, t=X1[:, 0], x0=X),
     "as_field": lambda f: as_field(f, CosinePath(), "score")(X, X1[:, 0]),
+    "our_field": lambda f: our_field(f, CONVENTIONS["pi0"])(X, X1[:, 0]),
+    "their_network": lambda f: their_network(f, CONVENTIONS["sd3"])(X, 500.0),
     "circulation": lambda f: circulation(f, torch.zeros(D, D))(X, X1[:, 0]),
     "reverse_clock": lambda f: reverse_clock(f)(X, 0.5),
     "rescale_clock": lambda f: rescale_clock(f, 2.0)(X, 0.5),
