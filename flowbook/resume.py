@@ -39,7 +39,8 @@ class RunState:
 
     def __post_init__(self) -> None:
         weights = dict(self.model.named_parameters())
-        if any(map(sharded, weights.values())):
+        self.in_parts = any(map(sharded, weights.values()))
+        if self.in_parts:
             self.average.to("meta")  # whole, it might be too large for one device
             self.averages = {name: w.detach().clone() for name, w in weights.items()}
         else:
@@ -52,7 +53,7 @@ class RunState:
 
         All the processes must ask. Where the model is sharded it is on the CPU.
         """
-        if any(map(sharded, self.model.parameters())):
+        if self.in_parts:
             self.average.to_empty(device="cpu")
         averages = self._average_of()  # a tied weight has several names, all are asked
         for name, weight in self.model.named_parameters(remove_duplicate=False):
