@@ -112,7 +112,7 @@ class Look:
 
 
 @contextmanager
-def _modes_kept(*models: nn.Module) -> Iterator[None]:
+def _modes_kept(models: list[nn.Module]) -> Iterator[None]:
     """Put every layer back into the mode it was in: a hook may call `eval`."""
     before = [(part, part.training) for m in models for part in m.modules()]
     try:
@@ -290,7 +290,7 @@ class Session:
             losses = self.losses[: self.state.done].clone()
             look = Look(self.model, average, losses, self.rate, seconds, speed)
             try:
-                with _modes_kept(self.model, average):
+                with _modes_kept([self.model, average]):
                     self.on_look(self.state.done, look)
             except BaseException as error:  # whatever it is, the others wait for word
                 failed = error
