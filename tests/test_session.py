@@ -660,6 +660,19 @@ def test_what_is_refused_leaves_nothing_borrowed():
     assert [dict(kept) for kept in shared] == before
 
 
+def test_the_average():
+    """Catches: the shares exchanged; weights that are averaged themselves."""
+    with opened(2) as run:
+        first = [p.detach().clone() for p in run.model.parameters()]
+        for p in run.model.parameters():
+            nn.init.constant_(p, 3.0)
+        run.average(0.25)
+        average = run.finish()
+    for p, old, new in zip(average.parameters(), first, run.weights, strict=True):
+        assert_close(p, 0.25 * old + 0.75 * 3.0)
+        assert bool((new == 3.0).all())
+
+
 def test_several_look_together():
     """Catches: one process that leaves alone; losses of one's share; a fixed pace."""
     notes, calls = Notes(), itertools.count()
