@@ -6,7 +6,7 @@ __all__ = ['RunState', 'configuration', 'require_same_run', 'latest_for_all', 'K
 # %% ../nbs/a9_resume.ipynb #9f3d69fc
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 
 import torch
@@ -112,17 +112,25 @@ def configuration(
     """Return what a run's numbers depend on, as JSON holds it, by readable names.
 
     That is how `path` prints, without addresses in memory; `settings`, of which a
-    function is only called one; and the shape of each of the model's tensors.
+    dataclass says how it prints, and any other function only that it is one; and the
+    shape of each of the model's tensors.
     """
     shapes = {
         f"the shape of {name}": [*tensor.shape]
         for name, tensor in model.state_dict().items()
     }
-    plain = {
-        name: "a function" if callable(value) else value
-        for name, value in settings.items()
-    }
-    return {"path": re.sub(r" at 0x\w+", "", repr(path)), **plain, **shapes}
+    plain = {name: _described(value) for name, value in settings.items()}
+    return {"path": _printed(path), **plain, **shapes}
+
+
+def _described(value: object) -> object:
+    if is_dataclass(value):
+        return _printed(value)
+    return "a function" if callable(value) else value
+
+
+def _printed(value: object) -> str:
+    return re.sub(r" at 0x\w+", "", repr(value))
 
 
 def require_same_run(theirs: dict, ours: dict, place: Path) -> None:

@@ -30,7 +30,7 @@ from flowbook.session import (
     require_finite_losses,
     trained_weight,
 )
-from flowbook.training import cosine_lr, train
+from flowbook.training import CosineLR, train
 
 from .crew import Crew, signal_at_line
 from .folders import folder
@@ -148,7 +148,7 @@ def test_leaves_somebody_elses_accelerator_alone():
 def test_resumes_bit_for_bit():
     """Catches: optimiser, average, buffers, losses or the step not kept."""
     where = folder()
-    lr = cosine_lr(0.1, 14)
+    lr = CosineLR(0.1, 14)
     options = {"lr": lr, "times": "stratified", "clip": 1.0, "checkpoint_every": 3}
     whole = short_run(model=Drops(), steps=14, **options)
     for steps in (4, 9, 14):
@@ -179,6 +179,10 @@ def test_resumes_without_a_generator():
         ({"batch_size": 5}, "batch_size: 4 there, 5 here"),
         ({"lr": 0.5}, "lr: 0.001 there, 0.5 here"),
         ({"lr": lambda step: 0.5}, "lr: 0.001 there, a function here"),
+        (
+            {"lr": CosineLR(0.1, 9)},
+            r"lr: 0.001 there, CosineLR\(lr=0.1, steps=9, warmup=0\) here",
+        ),
         ({"ema": 0.5}, "ema: 0.999 there, 0.5 here"),
         ({"clip": 2.0}, "clip: None there, 2.0 here"),
         ({"times": "stratified"}, "times: uniform there, stratified here"),
@@ -588,7 +592,7 @@ def test_a_hook_changes_nothing():
         run.losses.zero_()
         torch.manual_seed(step)
 
-    given = {"data": data, "steps": 103, "clip": 0.5, "lr": cosine_lr(0.1, 103)}
+    given = {"data": data, "steps": 103, "clip": 0.5, "lr": CosineLR(0.1, 103)}
     plain = short_run(model=Labelled(), **given)
     before = torch.get_rng_state()
     assert equal_runs(short_run(model=Labelled(), on_look=looking, **given), plain)

@@ -14,7 +14,7 @@ from flowbook.draws import draw_seeds
 from flowbook.losses import cfm_loss
 from flowbook.networks import MLP
 from flowbook.schedules import OTPath, VPPath
-from flowbook.training import cosine_lr, ema_rate, train
+from flowbook.training import CosineLR, ema_rate, train
 
 from .folders import folder
 from .runs import F64, drawn, network, points, seeded, short_run
@@ -123,20 +123,32 @@ def test_a_loss_of_your_own():
 
 def test_cosine_lr():
     """Catches: a climb that starts at 0, a cosine that ends early or too high."""
-    rate = cosine_lr(0.8, 12, warmup=4)
+    rate = CosineLR(0.8, 12, warmup=4)
     assert_close([rate(k) for k in range(4)], [0.2, 0.4, 0.6, 0.8])
     assert_close(
         [rate(4), rate(6), rate(8), rate(12)], [0.8, 0.4 + 0.4 / 2**0.5, 0.4, 0.0]
     )
     assert rate(20) == pytest.approx(0, abs=1e-16)
-    assert cosine_lr(0.8, 12)(0) == 0.8
+    assert CosineLR(0.8, 12)(0) == 0.8
+
+
+def test_another_schedule_is_another_run():
+    """Catches: a run that goes on at the rates of another cosine; its own refused."""
+    where = folder()
+    short_run(lr=CosineLR(0.1, 12, warmup=2), checkpoint_dir=where)
+    short_run(lr=CosineLR(0.1, 12, warmup=2), checkpoint_dir=where, steps=8)
+    named = (
+        r"lr: CosineLR\(lr=0.1, steps=12, warmup=2\) there, CosineLR\(lr=0.1, steps=13"
+    )
+    with pytest.raises(ValueError, match=named):
+        short_run(lr=CosineLR(0.1, 13, warmup=2), checkpoint_dir=where, steps=9)
 
 
 @pytest.mark.parametrize(("lr", "steps", "warmup"), [(0, 5, 0), (1, 5, 5), (1, 5, -1)])
 def test_cosine_lr_refuses(lr, steps, warmup):
     """Catches: a division by no steps."""
     with pytest.raises(ValueError, match=f"lr {lr}, warmup {warmup}, steps {steps}"):
-        cosine_lr(lr, steps, warmup=warmup)
+        CosineLR(lr, steps, warmup=warmup)
 
 
 def test_the_run():
