@@ -86,7 +86,7 @@ def _train(job: Job, steps: int, width: int, batch: int) -> dict:
     """Train, or go on from the last checkpoint; keep the averaged weights."""
     from time import monotonic
 
-    from flowbook.training import choose_precision
+    from flowbook.session import choose_precision
 
     x, y = images(job, "train")
     torch.manual_seed(job.seed)

@@ -23,7 +23,7 @@ from .networks import MLP
 from .paths import GaussianPath
 from .schedules import CosinePath, OTPath, VEPath, VPPath
 from .toy import sample_moons
-from .training import TrainingRun, cosine_lr, train
+from .training import CosineLR, TrainingRun, train
 
 # %% ../nbs/13b_many_devices.ipynb #a9c53038
 _PATHS = {"ot": OTPath, "vp": VPPath, "ve": VEPath, "cosine": CosinePath}
@@ -226,7 +226,7 @@ def _run(args: argparse.Namespace) -> TrainingRun:
 
 def _learning_rate(args: argparse.Namespace) -> float | Callable[[int], float]:
     if args.schedule == "cosine":
-        return cosine_lr(args.lr, args.steps, warmup=args.warmup)
+        return CosineLR(args.lr, args.steps, warmup=args.warmup)
     if args.warmup:
         raise ValueError(f"warmup goes with the schedule cosine, got {args.warmup}")
     return args.lr

@@ -18,7 +18,7 @@ from flowbook.notation import (
     require_same_shape,
 )
 from .schedules import OTPath
-from .training import TrainingRun, cosine_lr, train
+from .training import CosineLR, TrainingRun, train
 from .unet import UNet
 
 # %% ../nbs/16_images.ipynb #ef59194a
@@ -122,7 +122,7 @@ def train_unet(
         images if labels is None else (images, labels),
         steps=steps,
         batch_size=batch_size,
-        lr=cosine_lr(lr, steps, warmup=steps // 20),
+        lr=CosineLR(lr, steps, warmup=steps // 20),
         clip=float(math.prod(images.shape[1:])),
         generator=generator,
         compile=compile,

@@ -6,7 +6,7 @@ __all__ = ['RunState', 'configuration', 'require_same_run', 'latest_for_all', 'K
 # %% ../nbs/a9_resume.ipynb #9f3d69fc
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 
 import torch
@@ -39,7 +39,8 @@ class RunState:
 
     def __post_init__(self) -> None:
         weights = dict(self.model.named_parameters())
-        if any(map(sharded, weights.values())):
+        self.in_parts = any(map(sharded, weights.values()))
+        if self.in_parts:
             self.average.to("meta")  # whole, it might be too large for one device
             self.averages = {name: w.detach().clone() for name, w in weights.items()}
         else:
@@ -52,7 +53,7 @@ class RunState:
 
         All the processes must ask. Where the model is sharded it is on the CPU.
         """
-        if any(map(sharded, self.model.parameters())):
+        if self.in_parts:
             self.average.to_empty(device="cpu")
         averages = self._average_of()  # a tied weight has several names, all are asked
         for name, weight in self.model.named_parameters(remove_duplicate=False):
@@ -111,17 +112,25 @@ def configuration(
     """Return what a run's numbers depend on, as JSON holds it, by readable names.
 
     That is how `path` prints, without addresses in memory; `settings`, of which a
-    function is only called one; and the shape of each of the model's tensors.
+    dataclass says how it prints, and any other function only that it is one; and the
+    shape of each of the model's tensors.
     """
     shapes = {
         f"the shape of {name}": [*tensor.shape]
         for name, tensor in model.state_dict().items()
     }
-    plain = {
-        name: "a function" if callable(value) else value
-        for name, value in settings.items()
-    }
-    return {"path": re.sub(r" at 0x\w+", "", repr(path)), **plain, **shapes}
+    plain = {name: _described(value) for name, value in settings.items()}
+    return {"path": _printed(path), **plain, **shapes}
+
+
+def _described(value: object) -> object:
+    if is_dataclass(value):
+        return _printed(value)
+    return "a function" if callable(value) else value
+
+
+def _printed(value: object) -> str:
+    return re.sub(r" at 0x\w+", "", repr(value))
 
 
 def require_same_run(theirs: dict, ours: dict, place: Path) -> None:

@@ -17,7 +17,7 @@ from flowbook.images import (
     train_unet,
 )
 from flowbook.schedules import OTPath
-from flowbook.training import cosine_lr, train
+from flowbook.training import CosineLR, train
 from flowbook.unet import UNet
 
 F64 = torch.float64
@@ -198,7 +198,7 @@ def test_recipe(classes):
         images if labels is None else (images, labels),
         steps=41,
         batch_size=5,
-        lr=cosine_lr(0.02, 41, warmup=2),
+        lr=CosineLR(0.02, 41, warmup=2),
         clip=16.0,  # 4 × 4 pixels
         generator=seeded(2),
         progress=False,

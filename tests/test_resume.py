@@ -429,7 +429,7 @@ import itertools, sys, torch
 from flowbook.losses import cfm_loss
 from flowbook.networks import MLP
 from flowbook.schedules import OTPath
-from flowbook.training import cosine_lr, train
+from flowbook.training import CosineLR, train
 
 torch.set_num_threads(1)
 calls = itertools.count(1)
@@ -445,7 +445,7 @@ data = torch.randn(50, 2, generator=torch.Generator().manual_seed(2))
 print("ready", flush=True)
 train(
     model, OTPath(), data, steps=int(sys.argv[2]), batch_size=8, loss=loss,
-    lr=cosine_lr(1e-2, 400), clip=1.0, generator=torch.Generator().manual_seed(3),
+    lr=CosineLR(1e-2, 400), clip=1.0, generator=torch.Generator().manual_seed(3),
     checkpoint_dir=sys.argv[1], checkpoint_every=int(sys.argv[3]), progress=False,
 )
 print("done", flush=True)
