@@ -9,11 +9,10 @@ __all__ = ['velocity_to_noise', 'noise_to_velocity', 'velocity_to_data', 'data_t
 import torch
 from torch import Tensor
 
-from .marginal import ScheduledPath
-from .notation import expand_time, require_points, require_same_shape
+from .notation import Path, expand_time, require_points, require_same_shape
 
 # %% ../nbs/11_conversions.ipynb #6fc6b6fa
-def _schedule(value: Tensor, x: Tensor, t: float | Tensor, path: ScheduledPath):
+def _schedule(value: Tensor, x: Tensor, t: float | Tensor, path: Path):
     """alpha, sigma, dalpha, dsigma at the times of `x`, shaped to multiply it."""
     require_points(value, "the prediction")
     require_points(x)
@@ -23,7 +22,7 @@ def _schedule(value: Tensor, x: Tensor, t: float | Tensor, path: ScheduledPath):
     s = expand_time(t, x)  # (B, 1, ..., 1)
     if not isinstance(t, Tensor):
         s = torch.tensor(t, dtype=x.dtype)  # on the CPU: to read it is no wait
-    return path.alpha(s), path.sigma(s), path.dalpha(s), path.dsigma(s)
+    return path.schedule(s)
 
 
 def _combine(k: Tensor, x: Tensor, ell: Tensor, value: Tensor, t) -> Tensor:
@@ -37,7 +36,7 @@ def _combine(k: Tensor, x: Tensor, ell: Tensor, value: Tensor, t) -> Tensor:
 
 # %% ../nbs/11_conversions.ipynb #dc488c20
 def velocity_to_noise(
-    velocity: Tensor, x: Tensor, t: float | Tensor, path: ScheduledPath
+    velocity: Tensor, x: Tensor, t: float | Tensor, path: Path
 ) -> Tensor:
     """Return the noise prediction E[x0 | x_t = x] from the velocity at x: (B, *D).
 
@@ -50,7 +49,7 @@ def velocity_to_noise(
 
 
 def noise_to_velocity(
-    noise: Tensor, x: Tensor, t: float | Tensor, path: ScheduledPath
+    noise: Tensor, x: Tensor, t: float | Tensor, path: Path
 ) -> Tensor:
     """Return the velocity at x, (B, *D), from a noise prediction E[x0 | x_t = x].
 
@@ -61,7 +60,7 @@ def noise_to_velocity(
 
 # %% ../nbs/11_conversions.ipynb #f0e49c32
 def velocity_to_data(
-    velocity: Tensor, x: Tensor, t: float | Tensor, path: ScheduledPath
+    velocity: Tensor, x: Tensor, t: float | Tensor, path: Path
 ) -> Tensor:
     """Return the data prediction E[x1 | x_t = x] from the velocity at x: (B, *D).
 
@@ -72,9 +71,7 @@ def velocity_to_data(
     return _combine(-ds / turn, x, s / turn, velocity, t)
 
 
-def data_to_velocity(
-    data: Tensor, x: Tensor, t: float | Tensor, path: ScheduledPath
-) -> Tensor:
+def data_to_velocity(data: Tensor, x: Tensor, t: float | Tensor, path: Path) -> Tensor:
     """Return the velocity at x, (B, *D), from a data prediction E[x1 | x_t = x].
 
     No value where sigma = 0. Times and errors: see `velocity_to_noise`.
@@ -84,7 +81,7 @@ def data_to_velocity(
 
 # %% ../nbs/11_conversions.ipynb #8b732599
 def velocity_to_score(
-    velocity: Tensor, x: Tensor, t: float | Tensor, path: ScheduledPath
+    velocity: Tensor, x: Tensor, t: float | Tensor, path: Path
 ) -> Tensor:
     """Return the score at x, the gradient of log p_t, from the velocity: (B, *D).
 
@@ -96,7 +93,7 @@ def velocity_to_score(
 
 
 def score_to_velocity(
-    score: Tensor, x: Tensor, t: float | Tensor, path: ScheduledPath
+    score: Tensor, x: Tensor, t: float | Tensor, path: Path
 ) -> Tensor:
     """Return the velocity at x, (B, *D), from the score: the probability-flow field.
 
@@ -107,9 +104,7 @@ def score_to_velocity(
     return _combine(da / a, x, s * (da * s / a - ds), score, t)
 
 # %% ../nbs/11_conversions.ipynb #31a50a20
-def score_to_data(
-    score: Tensor, x: Tensor, t: float | Tensor, path: ScheduledPath
-) -> Tensor:
+def score_to_data(score: Tensor, x: Tensor, t: float | Tensor, path: Path) -> Tensor:
     """Return the data prediction at x, (B, *D), from the score: Tweedie's formula.
 
     No value where alpha = 0. Times and errors: see `velocity_to_noise`.
@@ -118,9 +113,7 @@ def score_to_data(
     return _combine(1 / a, x, s * s / a, score, t)
 
 
-def data_to_score(
-    data: Tensor, x: Tensor, t: float | Tensor, path: ScheduledPath
-) -> Tensor:
+def data_to_score(data: Tensor, x: Tensor, t: float | Tensor, path: Path) -> Tensor:
     """Return the score at x, (B, *D), from a data prediction E[x1 | x_t = x].
 
     No value where sigma = 0. Times and errors: see `velocity_to_noise`.
@@ -129,9 +122,7 @@ def data_to_score(
     return _combine(-1 / (s * s), x, a / (s * s), data, t)
 
 # %% ../nbs/11_conversions.ipynb #96eee8bf
-def score_to_noise(
-    score: Tensor, x: Tensor, t: float | Tensor, path: ScheduledPath
-) -> Tensor:
+def score_to_noise(score: Tensor, x: Tensor, t: float | Tensor, path: Path) -> Tensor:
     """Return the noise prediction at x, (B, *D): minus sigma times the score.
 
     Times and errors: see `velocity_to_noise`.
@@ -140,9 +131,7 @@ def score_to_noise(
     return _combine(0 * s, x, -s, score, t)
 
 
-def noise_to_score(
-    noise: Tensor, x: Tensor, t: float | Tensor, path: ScheduledPath
-) -> Tensor:
+def noise_to_score(noise: Tensor, x: Tensor, t: float | Tensor, path: Path) -> Tensor:
     """Return the score at x, (B, *D), from a noise prediction E[x0 | x_t = x].
 
     No value where sigma = 0. Times and errors: see `velocity_to_noise`.
@@ -151,9 +140,7 @@ def noise_to_score(
     return _combine(0 * s, x, -1 / s, noise, t)
 
 # %% ../nbs/11_conversions.ipynb #b8cea840
-def noise_to_data(
-    noise: Tensor, x: Tensor, t: float | Tensor, path: ScheduledPath
-) -> Tensor:
+def noise_to_data(noise: Tensor, x: Tensor, t: float | Tensor, path: Path) -> Tensor:
     """Return the data prediction at x, (B, *D), from a noise prediction.
 
     No value where alpha = 0. Times and errors: see `velocity_to_noise`.
@@ -162,9 +149,7 @@ def noise_to_data(
     return _combine(1 / a, x, -s / a, noise, t)
 
 
-def data_to_noise(
-    data: Tensor, x: Tensor, t: float | Tensor, path: ScheduledPath
-) -> Tensor:
+def data_to_noise(data: Tensor, x: Tensor, t: float | Tensor, path: Path) -> Tensor:
     """Return the noise prediction at x, (B, *D), from a data prediction.
 
     No value where sigma = 0. Times and errors: see `velocity_to_noise`.

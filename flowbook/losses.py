@@ -27,8 +27,8 @@ def _draw(path, x1, generator, t, x0):
     if t is None:
         first, last = path.t_span
         t = first + (last - first) * torch.rand(len(x1), **drawn)
-    if x0 is None:  # standard: the path scales it, also where path.prior is wider
-        x0 = torch.randn(x1.shape, **drawn)
+    if x0 is None:
+        x0 = path.prior(x1.shape, **drawn)
     require_same_shape(x0=require_points(x0, "x0"), x1=x1)
     times = time_per_sample(t, x1)  # a number is for the path to refuse
     return path.interpolate(x0, x1, times if isinstance(t, Tensor) else t)
@@ -56,7 +56,7 @@ def cfm_loss(
     """Conditional flow matching loss of `field(x, t)` on the data `x1` (B, *D): 0-d.
 
     Mean over the batch of the squared error, summed (not averaged) over D. Draws t
-    uniformly from `path.t_span`, then a standard normal x0, unless they are given (x0
+    uniformly from `path.t_span`, then x0 from `path.prior`, unless they are given (x0
     may depend on x1), and makes xt and its target itself. 16-bit x1 gets times as
     coarse as 16 bits: keep x1 in float32 and let the field cast. Raises TypeError for
     integer data or a field of another dtype, ValueError for a wrong shape or time, and
@@ -101,8 +101,8 @@ def loss_floor(
     """Estimate C = E|ut - u_t(xt)|², the smallest value the CFM loss can have.
 
     `x1` (B, *D), B >= 2, is drawn from the law that `marginal` was made from, and an
-    x0 that is given is standard normal and independent of it: for other pairs the mean
-    target is another, and the result isn't C. The standard error takes the B points for
+    x0 that is given from the prior, independent of it: for other pairs the mean target
+    is another, and the result isn't C. The standard error takes the B points for
     independent. Raises what `cfm_loss` does.
     """
     if len(x1) < 2:

@@ -7,11 +7,13 @@ __all__ = ['OTPath', 'CosinePath', 'VPPath', 'VEPath', 'CustomPath']
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 from torch.func import grad
 
+from .notation import Schedule
 from .paths import GaussianPath
 
 # %% ../nbs/10_schedules.ipynb #8363f1ec
@@ -29,19 +31,13 @@ class OTPath(GaussianPath):
         if not 0 <= self.sigma_min < 1:
             raise ValueError(f"sigma_min must lie in [0, 1), got {self.sigma_min}")
 
-    def alpha(self, t: Tensor) -> Tensor:
-        return t
-
-    def sigma(self, t: Tensor) -> Tensor:
-        return (1 - t) + self.sigma_min * t  # accurate near t = 1
-
-    def dalpha(self, t: Tensor) -> Tensor:
-        return torch.ones_like(t)
-
-    def dsigma(self, t: Tensor) -> Tensor:
-        return torch.full_like(t, self.sigma_min - 1)
+    def schedule(self, t: Tensor) -> Schedule:
+        sigma = (1 - t) + self.sigma_min * t  # accurate near t = 1
+        dsigma = torch.full_like(t, self.sigma_min - 1)
+        return Schedule(t, sigma, torch.ones_like(t), dsigma)
 
     def _flow(self, x0: Tensor, x1: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        # on the straight line to its end: a third of the formula's operations
         end = torch.add(x1, x0, alpha=self.sigma_min) if self.sigma_min else x1
         return torch.lerp(x0, end, t), end - x0
 
@@ -54,21 +50,10 @@ class CosinePath(GaussianPath):
     finite up to t = 1, where the field does not.
     """
 
-    def alpha(self, t: Tensor) -> Tensor:
-        return torch.sin(0.5 * math.pi * t)
-
-    def sigma(self, t: Tensor) -> Tensor:
-        return torch.sin(0.5 * math.pi * (1 - t))  # cos(πt/2), accurate near t = 1
-
-    def dalpha(self, t: Tensor) -> Tensor:
-        return 0.5 * math.pi * torch.sin(0.5 * math.pi * (1 - t))
-
-    def dsigma(self, t: Tensor) -> Tensor:
-        return -0.5 * math.pi * torch.sin(0.5 * math.pi * t)
-
-    def _flow(self, x0: Tensor, x1: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        alpha, sigma = self.alpha(t), self.sigma(t)  # alpha' ∝ sigma, sigma' ∝ −alpha
-        return alpha * x1 + sigma * x0, 0.5 * math.pi * (sigma * x1 - alpha * x0)
+    def schedule(self, t: Tensor) -> Schedule:
+        alpha = torch.sin(0.5 * math.pi * t)
+        sigma = torch.sin(0.5 * math.pi * (1 - t))  # cos(πt/2), accurate near t = 1
+        return Schedule(alpha, sigma, 0.5 * math.pi * sigma, -0.5 * math.pi * alpha)
 
 # %% ../nbs/10_schedules.ipynb #5c0c7f30
 @dataclass(frozen=True)
@@ -88,29 +73,14 @@ class VPPath(GaussianPath):
         if not 0 < self.beta_min <= self.beta_max < math.inf:
             raise ValueError(f"need 0 < beta_min <= beta_max, got {self}")
 
-    def _beta(self, t: Tensor) -> Tensor:
-        return self.beta_min + (self.beta_max - self.beta_min) * (1 - t)
-
-    def _integral(self, t: Tensor) -> Tensor:  # a trapezium
-        return (1 - t) * (0.5 * (self.beta_min + self._beta(t)))
-
-    def alpha(self, t: Tensor) -> Tensor:
-        return torch.exp(-0.5 * self._integral(t))
-
-    def sigma(self, t: Tensor) -> Tensor:
-        return torch.sqrt(-torch.expm1(-self._integral(t)))  # not 1 − exp: near 1
-
-    def dalpha(self, t: Tensor) -> Tensor:
-        return 0.5 * self._beta(t) * self.alpha(t)
-
-    def dsigma(self, t: Tensor) -> Tensor:
-        return -self.dalpha(t) * self.alpha(t) / self.sigma(t)
-
-    def _flow(self, x0: Tensor, x1: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        beta, minus = self._beta(t), -self._integral(t)  # each computed once
-        alpha, sigma = torch.exp(0.5 * minus), torch.sqrt(-torch.expm1(minus))
-        speed = 0.5 * beta * alpha
-        return alpha * x1 + sigma * x0, speed * (x1 - alpha / sigma * x0)
+    def schedule(self, t: Tensor) -> Schedule:
+        s = 1 - t
+        beta = self.beta_min + (self.beta_max - self.beta_min) * s
+        integral = s * (0.5 * (self.beta_min + beta))  # B(s), a trapezium
+        alpha = torch.exp(-0.5 * integral)
+        sigma = torch.sqrt(-torch.expm1(-integral))  # not 1 − exp: near 1
+        dalpha = 0.5 * beta * alpha
+        return Schedule(alpha, sigma, dalpha, -dalpha * alpha / sigma)
 
 # %% ../nbs/10_schedules.ipynb #0bfcb91b
 @dataclass(frozen=True)
@@ -134,21 +104,17 @@ class VEPath(GaussianPath):
     def prior_std(self) -> float:
         return float(self.sigma_max)
 
-    def alpha(self, t: Tensor) -> Tensor:
-        return torch.ones_like(t)
-
-    def sigma(self, t: Tensor) -> Tensor:
-        return self.sigma_max * (self.sigma_min / self.sigma_max) ** t
-
-    def dalpha(self, t: Tensor) -> Tensor:
-        return torch.zeros_like(t)
-
-    def dsigma(self, t: Tensor) -> Tensor:
-        return math.log(self.sigma_min / self.sigma_max) * self.sigma(t)
+    def schedule(self, t: Tensor) -> Schedule:
+        ratio = self.sigma_min / self.sigma_max
+        sigma = self.sigma_max * ratio**t
+        still = torch.zeros_like(t)
+        return Schedule(torch.ones_like(t), sigma, still, math.log(ratio) * sigma)
 
     def _flow(self, x0: Tensor, x1: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        noise = self.sigma(t) * x0
-        return x1 + noise, math.log(self.sigma_min / self.sigma_max) * noise
+        # the mean stands still: half of the formula's operations
+        ratio = self.sigma_min / self.sigma_max
+        noise = ratio**t * x0
+        return x1 + noise, math.log(ratio) * noise
 
 # %% ../nbs/10_schedules.ipynb #8c93de2d
 @dataclass(frozen=True)
@@ -173,8 +139,8 @@ class CustomPath(GaussianPath):
         if not 0 <= t0 < t1 <= 1:
             raise ValueError(f"need 0 <= t0 < t1 <= 1, got t_span = {self.t_span}")
         t = torch.linspace(*self.t_span, 1001, dtype=torch.float64)[1:-1, None]
-        for name in ("alpha", "sigma", "dalpha", "dsigma"):
-            value = getattr(self, name)(t)
+        for name, function in zip(Schedule._fields, self._functions(), strict=True):
+            value = function(t)
             shape = getattr(value, "shape", value)
             if not isinstance(value, Tensor) or shape != t.shape:
                 raise ValueError(f"{name} must be shaped like t, got {shape}")
@@ -182,26 +148,22 @@ class CustomPath(GaussianPath):
                 raise ValueError(
                     f"{name} must be finite, and is not at {_first(t, good)}"
                 )
-        if not (good := self.sigma(t) > 0).all():
+        if not (good := self.sigma_fn(t) > 0).all():
             raise ValueError(f"sigma must be positive, and is not at {_first(t, good)}")
         if not 0 < self.prior_std < math.inf:
             raise ValueError(f"sigma at t = {t0} must be positive and finite")
 
-    @property
+    @cached_property
     def prior_std(self) -> float:
-        return self.sigma(torch.tensor(self.t_span[0], dtype=torch.float64)).item()
+        return self.sigma_fn(torch.tensor(self.t_span[0], dtype=torch.float64)).item()
 
-    def alpha(self, t: Tensor) -> Tensor:
-        return self.alpha_fn(t)
+    def schedule(self, t: Tensor) -> Schedule:
+        return Schedule(*(function(t) for function in self._functions()))
 
-    def sigma(self, t: Tensor) -> Tensor:
-        return self.sigma_fn(t)
-
-    def dalpha(self, t: Tensor) -> Tensor:
-        return (self.dalpha_fn or _derivative(self.alpha_fn))(t)
-
-    def dsigma(self, t: Tensor) -> Tensor:
-        return (self.dsigma_fn or _derivative(self.sigma_fn))(t)
+    def _functions(self) -> tuple[Callable[[Tensor], Tensor], ...]:
+        dalpha = self.dalpha_fn or _derivative(self.alpha_fn)
+        dsigma = self.dsigma_fn or _derivative(self.sigma_fn)
+        return self.alpha_fn, self.sigma_fn, dalpha, dsigma
 
 
 def _first(t: Tensor, good: Tensor) -> str:

@@ -285,14 +285,14 @@ def train(
             place = {"first": state.done, "device": source.device}
             deals = batch_rows(source.count, batch_size, seeds[1], **place)
             for step, rows in zip(watched, deals, strict=False):
-                t, x0 = draw_step(seeds[0], step, whole, quantile, mine)
+                t, noise = draw_step(seeds[0], step, whole, quantile, mine)
                 x1, y = source.fetch(rows[mine], seeds[0], step, mine.start)
                 layers.manual_seed(other_seed(seeds[0], "layers", step, rank))
                 field = net if y is None else partial(net, y=y)
                 for group in optimiser.param_groups:
                     group["lr"] = _rate_in(step, lr)
                 t = start + (end - start) * t
-                value = loss(field, path, x1, t=t, x0=x0)
+                value = loss(field, path, x1, t=t, x0=path.prior_std * noise)
                 optimiser.zero_grad()
                 accelerator.backward(value)
                 if clip is not None:

@@ -23,6 +23,7 @@ from flowbook.conversions import (
     velocity_to_noise,
     velocity_to_score,
 )
+from flowbook.notation import Schedule
 from flowbook.schedules import CosinePath, OTPath, VEPath, VPPath
 from flowbook.toy import skewed_mixture
 
@@ -37,17 +38,8 @@ DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 class Crooked:
     """No coincidences: alpha, sigma and their derivatives all differ everywhere."""
 
-    def alpha(self, t):
-        return 0.1 + t**2
-
-    def sigma(self, t):
-        return 1.5 - t
-
-    def dalpha(self, t):
-        return 2 * t
-
-    def dsigma(self, t):
-        return -torch.ones_like(t)
+    def schedule(self, t):
+        return Schedule(0.1 + t**2, 1.5 - t, 2 * t, -torch.ones_like(t))
 
 
 def exact(path, shape=(5, 3), dtype=torch.float64):
@@ -58,10 +50,11 @@ def exact(path, shape=(5, 3), dtype=torch.float64):
     wide = t.view(-1, *[1] * (len(shape) - 1))
 
     def moved(s):
-        return path.alpha(s) * data + path.sigma(s) * noise
+        alpha, sigma, _, _ = path.schedule(s)
+        return alpha * data + sigma * noise
 
     x, velocity = jvp(moved, (wide,), (torch.ones_like(wide),))
-    score = -noise / path.sigma(wide)
+    score = -noise / path.schedule(wide).sigma
     return x, t, dict(zip(KINDS, (velocity, score, noise, data), strict=True))
 
 
@@ -106,7 +99,7 @@ def test_exact_marginals_of_a_mixture(path):
     x = torch.randn((7, 2), generator=g, dtype=torch.float64)
 
     def log_p(y, s):
-        return law.noised(path.alpha(s), path.sigma(s)).log_prob(y)
+        return law.noised(*path.schedule(s)[:2]).log_prob(y)
 
     y = x.clone().requires_grad_()
     (score,) = torch.autograd.grad(log_p(y, now).sum(), y)
@@ -115,7 +108,7 @@ def test_exact_marginals_of_a_mixture(path):
     _, along = jvp(log_p, (x, now), (u, torch.ones_like(now)))
 
     def field(z):
-        z_score = law.noised(path.alpha(now), path.sigma(now)).score(z)
+        z_score = law.noised(*path.schedule(now)[:2]).score(z)
         return score_to_velocity(z_score, z, t, path)
 
     div = jacobian(lambda z: field(z).sum(0), x).diagonal(dim1=0, dim2=2).sum(-1)
@@ -166,9 +159,9 @@ def test_a_number_is_read_once_and_a_tensor_never(name):
     seen = []
 
     class Watching(Crooked):
-        def alpha(self, t):
+        def schedule(self, t):
             seen.append((t.shape, t.device.type))
-            return super().alpha(t)
+            return super().schedule(t)
 
     x = torch.ones((5, 3), dtype=torch.float64, device="meta")
     function = getattr(conversions, name)
@@ -211,10 +204,10 @@ def test_ends_at_which_there_is_a_value(path):
     """A guard that refuses too much, or a limit that is wrong."""
     x, _, values = exact(path)
     v, noise, data = (values[k] for k in ("velocity", "noise", "data"))
-    speed = path.dalpha(torch.zeros((), dtype=torch.float64))
-    fall = path.dsigma(torch.ones((), dtype=torch.float64))
-    start = path.dsigma(torch.zeros((), dtype=torch.float64))
-    last = path.dalpha(torch.ones((), dtype=torch.float64))
+    speed = path.schedule(torch.zeros((), dtype=torch.float64)).dalpha
+    fall = path.schedule(torch.ones((), dtype=torch.float64)).dsigma
+    start = path.schedule(torch.zeros((), dtype=torch.float64)).dsigma
+    last = path.schedule(torch.ones((), dtype=torch.float64)).dalpha
     assert_close(velocity_to_noise(v, x, 0.0, path), x)
     assert_close(velocity_to_score(v, x, 0.0, path), -x)
     assert_close(data_to_noise(data, x, 0.0, path), x)
@@ -248,17 +241,8 @@ def test_vp_has_no_value_at_its_singular_end():
 class Growing(Crooked):
     """alpha = sigma = t: the turn is 0, the ratio of signal to noise stands still."""
 
-    def alpha(self, t):
-        return t
-
-    def sigma(self, t):
-        return t
-
-    def dalpha(self, t):
-        return torch.ones_like(t)
-
-    def dsigma(self, t):
-        return torch.ones_like(t)
+    def schedule(self, t):
+        return Schedule(t, t, torch.ones_like(t), torch.ones_like(t))
 
 
 def test_without_a_turn_the_velocity_says_nothing():

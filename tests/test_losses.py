@@ -33,6 +33,8 @@ class Line:
         xt = (1 - s) * x0 + s * x1
         return SimpleNamespace(x0=x0, x1=x1, t=t, xt=xt, ut=x1 - x0)
 
+    prior = staticmethod(torch.randn)
+
 
 def field(x, t):
     return x.sin() + t.view(-1, *[1] * (x.ndim - 1)) ** 2
@@ -172,13 +174,14 @@ def test_loss_floor_of_a_gaussian():
     assert not isinstance(floor.value, torch.Tensor)
 
 
-def test_noise_is_standard_also_where_the_prior_is_wide():
-    """Catches: x0 from path.prior, which scales a VE path's noise twice."""
+def test_noise_is_the_prior_s_also_where_that_is_wide():
+    """Catches: standard normal x0 on a VE path, whose points then lie too near."""
     path, seen = VEPath(0.1, 5.0), {}
 
     def velocity(x, t):  # for N(0, 1): σ dσ x / (1 + σ²)
-        seen.update(x=x, variance=1 + path.sigma(t) ** 2)
-        return (path.sigma(t) * path.dsigma(t) / seen["variance"])[:, None] * x
+        _, sigma, _, dsigma = path.schedule(t)
+        seen.update(x=x, variance=1 + sigma**2)
+        return (sigma * dsigma / seen["variance"])[:, None] * x
 
     x1 = points(20_000, 1)
     floor = loss_floor(

@@ -59,28 +59,37 @@ def test_values_are_the_papers(path):
     expected = torch.tensor(
         [by_the_book(path, t) for t in TIMES.tolist()], dtype=torch.float64
     )
-    assert_close(path.alpha(TIMES), expected[:, 0])
-    assert_close(path.sigma(TIMES), expected[:, 1])
+    alpha, sigma, _, _ = path.schedule(TIMES)
+    assert_close(alpha, expected[:, 0])
+    assert_close(sigma, expected[:, 1])
 
 
 @pytest.mark.parametrize("path", PATHS, ids=repr)
 def test_derivatives_are_those_of_the_values(path):
     """A sign, a factor or a term of dalpha or dsigma."""
     t = TIMES.clone().requires_grad_()
-    for value, slope in ((path.alpha, path.dalpha), (path.sigma, path.dsigma)):
-        total = value(t).sum() + 0 * t.sum()  # in the graph even if constant
-        assert_close(slope(TIMES), torch.autograd.grad(total, t)[0])
+    slopes = path.schedule(TIMES)[2:]
+    for value, slope in zip(path.schedule(t)[:2], slopes, strict=True):
+        total = value.sum() + 0 * t.sum()  # in the graph even if constant
+        (expected,) = torch.autograd.grad(total, t, retain_graph=True)
+        assert_close(slope, expected)
 
 
 @pytest.mark.parametrize("path", PATHS, ids=repr)
 @pytest.mark.parametrize("shape", [(6, 1), (6, 3), (6, 2, 3, 4)])
 def test_shortened_arithmetic_is_the_general_one(path, shape):
-    """A factor or a sign in a path's own `_flow`."""
+    """A factor or a sign in a path's own `_flow`; the prior's width not divided out."""
     x0, x1 = batch(shape)
-    sample = path.interpolate(x0, x1, TIMES)
-    s = TIMES.view(-1, *[1] * (len(shape) - 1))
-    assert_close(sample.xt, path.alpha(s) * x1 + path.sigma(s) * x0)
-    assert_close(sample.ut, path.dalpha(s) * x1 + path.dsigma(s) * x0)
+    sample = path.interpolate(path.prior_std * x0, x1, TIMES)
+    alpha, sigma, dalpha, dsigma = path.schedule(
+        TIMES.view(-1, *[1] * (len(shape) - 1))
+    )
+    assert_close(sample.xt, alpha * x1 + sigma * x0)
+    assert_close(sample.ut, dalpha * x1 + dsigma * x0)
+    general = GaussianPath._flow(
+        path, path.prior_std * x0, x1, TIMES.view(-1, *[1] * (len(shape) - 1))
+    )
+    assert_close((sample.xt, sample.ut), general)
     assert_close(path.velocity(sample.xt, TIMES, x1), sample.ut)
 
 
@@ -89,31 +98,31 @@ def test_shortened_arithmetic_is_the_general_one(path, shape):
 def test_elementwise_and_in_the_dtype_of_t(path, dtype):
     """A reduction, or a constant that changes the dtype."""
     t = TIMES.to(dtype)
-    for schedule in (path.alpha, path.sigma, path.dalpha, path.dsigma):
-        flat, folded = schedule(t), schedule(t.view(3, 2, 1))
+    made = [path.schedule(s) for s in (t, t.view(3, 2, 1), t[2])]
+    for flat, folded, one in zip(*made, strict=True):
         assert flat.dtype == dtype
         assert_close(folded.view(6), flat)
-        assert_close(schedule(t[2]), flat[2])
+        assert_close(one, flat[2])
 
 
-@pytest.mark.parametrize("schedule", ["alpha", "sigma", "dalpha", "dsigma"])
 @pytest.mark.parametrize("path", [*PATHS, OWN], ids=repr)
-def test_a_number_gives_a_number(path, schedule):
+def test_a_number_gives_numbers(path):
     """A schedule that takes 0.5 on one path and fails inside torch on another."""
-    function = getattr(path, schedule)
     for t in (0, 0.1, 0.35, 0.97):
-        value, tensor = function(t), torch.tensor(t, dtype=torch.float64)
-        assert type(value) is float and value == function(tensor).item()
+        values = path.schedule(t)
+        tensors = path.schedule(torch.tensor(t, dtype=torch.float64))
+        assert [*map(type, values)] == [float] * 4
+        assert values == tuple(tensor.item() for tensor in tensors)
     for bad, error in ((True, TypeError), ("0.5", TypeError), (1.5, ValueError)):
         with pytest.raises(error, match="t must"):
-            function(bad)
-    assert function(TIMES.float()).dtype == torch.float32  # tensors are as they were
+            path.schedule(bad)
+    for value in path.schedule(TIMES.float()):  # tensors are as they were
+        assert value.dtype == torch.float32
 
 
 def test_a_number_at_an_end():
     """An infinite speed that raises or becomes NaN; a sigma of 0 that is refused."""
-    assert (VPPath().alpha(1), VPPath().sigma(1)) == (1.0, 0.0)
-    assert VPPath().dsigma(1) == -math.inf
+    assert VPPath().schedule(1) == (1.0, 0.0, 0.05, -math.inf)
 
 
 def test_known_values():
@@ -132,8 +141,8 @@ def test_known_values():
 def test_where_the_paths_start():
     """beta_max halved or doubled; VE's prior left at 1."""
     zero = torch.zeros(1, dtype=torch.float64)
-    assert VPPath().alpha(zero).item() == pytest.approx(0.00657, abs=5e-6)
-    assert VPPath().sigma(zero).item() == pytest.approx(0.9999784, abs=5e-8)
+    assert VPPath().schedule(zero).alpha.item() == pytest.approx(0.00657, abs=5e-6)
+    assert VPPath().schedule(zero).sigma.item() == pytest.approx(0.9999784, abs=5e-8)
     assert VEPath(1, 20).prior_std == 20.0 and isinstance(
         VEPath(1, 20).prior_std, float
     )
@@ -150,9 +159,10 @@ def test_time_spans():
 def test_single_precision_near_the_end(path):
     """sigma as 1 − (something near 1), or as the cosine of something near π/2."""
     t = 1 - torch.logspace(-1, -6.5, 50, dtype=torch.float64).float()
-    assert_close(path.sigma(t).double(), path.sigma(t.double()), rtol=1e-6, atol=0)
-    for slope in (path.dalpha, path.dsigma):
-        assert_close(slope(t).double(), slope(t.double()), rtol=2e-6, atol=0)
+    _, *single = (value.double() for value in path.schedule(t))
+    _, *double = path.schedule(t.double())
+    for found, true, rtol in zip(single, double, (1e-6, 2e-6, 2e-6), strict=True):
+        assert_close(found, true, rtol=rtol, atol=0)
 
 
 @pytest.mark.parametrize("path", [OTPath(), CosinePath()], ids=repr)
@@ -182,33 +192,32 @@ def test_singular_ends_are_refused():
 
 def test_own_path_gets_its_derivatives_by_autodiff():
     """alpha_fn and sigma_fn exchanged, or a derivative of the wrong one."""
-    assert_close(OWN.alpha(TIMES), TIMES**2)
-    assert_close(OWN.sigma(TIMES), 2 - 1.5 * TIMES)
-    assert_close(OWN.dalpha(TIMES), 2 * TIMES)
-    assert_close(OWN.dsigma(TIMES), torch.full_like(TIMES, -1.5))
+    falling = torch.full_like(TIMES, -1.5)
+    expected = (TIMES**2, 2 - 1.5 * TIMES, 2 * TIMES, falling)
+    assert_close(tuple(OWN.schedule(TIMES)), expected)
     folded = TIMES.view(3, 2, 1)
-    assert_close(OWN.dalpha(folded), 2 * folded)
+    assert_close(OWN.schedule(folded).dalpha, 2 * folded)
     with torch.no_grad():
-        assert_close(OWN.dalpha(TIMES), 2 * TIMES)
+        assert_close(OWN.schedule(TIMES).dalpha, 2 * TIMES)
 
 
 def test_own_path_uses_the_derivatives_it_is_given():
     """Given derivatives ignored, or exchanged."""
     told = CustomPath(quadratic, narrowing, torch.sin, torch.cos)
-    assert_close(told.dalpha(TIMES), torch.sin(TIMES))
-    assert_close(told.dsigma(TIMES), torch.cos(TIMES))
+    assert_close(told.schedule(TIMES).dalpha, torch.sin(TIMES))
+    assert_close(told.schedule(TIMES).dsigma, torch.cos(TIMES))
 
 
 def test_own_path_with_a_constant():
     """A function that doesn't depend on t, whose gradient autodiff may lack."""
     path = CustomPath(torch.ones_like, narrowing)
-    assert_close(path.dalpha(TIMES), torch.zeros_like(TIMES))
+    assert_close(path.schedule(TIMES).dalpha, torch.zeros_like(TIMES))
 
 
 def test_own_path_takes_part_in_gradients():
     """A derivative by autodiff that is cut off from t."""
     t = TIMES.clone().requires_grad_()
-    (second,) = torch.autograd.grad(OWN.dalpha(t).sum(), t)
+    (second,) = torch.autograd.grad(OWN.schedule(t).dalpha.sum(), t)
     assert_close(second, torch.full_like(t, 2.0))
 
 
