@@ -5,10 +5,20 @@ import pickle
 
 import pytest
 import torch
+from torch.autograd.functional import jvp
 from torch.testing import assert_close
 
 from flowbook.paths import GaussianPath
-from flowbook.schedules import CosinePath, CustomPath, OTPath, VEPath, VPPath
+from flowbook.schedules import (
+    CosinePath,
+    CustomPath,
+    GaussianFlow,
+    OTPath,
+    VEPath,
+    VPPath,
+    kinetic_energy,
+    straightness,
+)
 
 PATHS = [
     OTPath(),
@@ -311,3 +321,124 @@ def test_own_path_refuses_a_span(span):
     """A span that runs backwards or leaves [0, 1]."""
     with pytest.raises(ValueError, match="need 0 <= t0 < t1 <= 1, got t_span = "):
         CustomPath(quadratic, narrowing, t_span=span)
+
+
+# --- Gaussian data, and trajectories -------------------------------------------------
+
+MEAN = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+ROOT = torch.tensor([[1.0, 0.4, 0.0], [-0.3, 0.7, 0.2], [0.5, 0.0, 0.4]]).double()
+SPREAD = ROOT @ ROOT.mT
+
+
+@pytest.mark.parametrize("path", [*PATHS, OWN], ids=repr)
+@pytest.mark.parametrize("shape", [(6, 3), (6, 1, 3)])
+def test_gaussian_flow(path, shape):
+    """A derivative, a square or a sign; the start that VP and VE miss taken as met."""
+    flow = GaussianFlow(path, MEAN, SPREAD)
+    x, _ = batch(shape)
+    flat, eye = x.view(6, 3), torch.eye(3, dtype=torch.float64)
+
+    def law(t):  # mean and covariance at a time
+        alpha, sigma, _, _ = path.schedule(t)
+        return alpha * MEAN, alpha**2 * SPREAD + sigma**2 * eye
+
+    def centre_of(t):
+        (_, before), (centre, cov) = (
+            law(torch.zeros(()).double()),
+            law(torch.tensor(t).double()),
+        )
+        # the only map that is symmetric, positive, and takes one law to the other
+        jac = torch.func.jacrev(lambda y: flow.map(y[None].view(1, *shape[1:]), t)[0])
+        jac = jac(flat[0]).reshape(3, 3)
+        assert_close(jac, jac.mT)
+        assert (torch.linalg.eigvalsh(jac) > 0).all()
+        assert_close(jac @ before @ jac.mT, cov)
+        return centre
+
+    for t in (0.0, 0.35, 0.8):
+        start = path.schedule(0.0).alpha * MEAN
+        centre = centre_of(t)
+        assert_close(flow.map(start.view(1, *shape[1:]), t).view(3), centre)
+    assert_close(flow.map(x, 0.0), x)
+    moved = flow.map(x, TIMES)
+    t = TIMES.clone()
+    rates = jvp(lambda t: flow.map(x, t), t, torch.ones_like(t))[1]
+    assert_close(flow.velocity(moved, TIMES), rates)
+    assert moved.shape == shape
+
+
+def test_gaussian_flow_of_a_point_and_of_numbers():
+    """A variance of 0 that becomes a little negative; (B,) read as one point."""
+    flat = torch.outer(MEAN, MEAN)  # rank 1
+    x, _ = batch()
+    assert GaussianFlow(OTPath(), MEAN, flat).map(x, 0.999).isfinite().all()
+    line = GaussianFlow(OTPath(), MEAN[:1], SPREAD[:1, :1])
+    numbers = x[:, 0]
+    for method in (line.map, line.velocity):
+        assert_close(method(numbers, 0.3), method(numbers[:, None], 0.3)[:, 0])
+
+
+def test_gaussian_flow_refuses():
+    """A broadcast of a mean of another size."""
+    with pytest.raises(ValueError, match=r"need mean \(d,\), covariance \(d, d\)"):
+        GaussianFlow(OTPath(), MEAN, SPREAD[:2])
+    flow = GaussianFlow(OTPath(), MEAN, SPREAD)
+    for method in (flow.map, flow.velocity):
+        with pytest.raises(ValueError, match=r"3 numbers each: \(6, 1\)"):
+            method(batch((6, 1))[0], 0.5)
+        with pytest.raises(TypeError, match=r"dtypes must agree, got x torch\.float32"):
+            method(batch()[0].float(), 0.5)
+        with pytest.raises(ValueError, match=r"t must lie in \[0, 1\], got 1.5"):
+            method(batch()[0], 1.5)
+
+
+def test_energy_and_straightness_by_hand():
+    """A length of time not divided by, or squared; the mean taken over points."""
+    way = torch.tensor([[0.0, 0.0], [1.0, 2.0], [4.0, 2.0]], dtype=torch.float64)
+    t = torch.tensor([0.0, 0.25, 0.75], dtype=torch.float64)
+    # the first: velocities 4 and 6, mean 16/3; the second: 8 and 0, mean 8/3
+    energy = torch.tensor([16 * 0.25 + 36 * 0.5, 64 * 0.25], dtype=torch.float64)
+    bent = energy - torch.tensor([16 / 3, 8 / 3], dtype=torch.float64) ** 2 * 0.75
+    for clock in (t, t[:, None].expand(3, 2)):
+        assert_close(kinetic_energy(way, clock), energy)
+        assert_close(straightness(way, clock), bent)
+    assert_close(kinetic_energy(way.flip(0), t.flip(0)), energy)  # from data to noise
+    assert_close(straightness(way.flip(0), t.flip(0)), bent)
+    both = way[:, None].expand(3, 4, 2)  # four points of two dimensions
+    assert_close(kinetic_energy(both, t), energy.sum().expand(4))
+    assert_close(straightness(both, t), bent.sum().expand(4))
+
+
+def test_each_has_its_own_times_and_may_rest():
+    """0/0 where one sample has arrived before another; a straight line that bends."""
+    t = torch.tensor([[0.0, 0.0], [0.5, 1.0], [1.0, 1.0]], dtype=torch.float64)
+    way = torch.stack([2 * t, 3 * t + 1], 2)  # (3, 2, 2): straight
+    assert_close(kinetic_energy(way, t), torch.tensor([13.0, 13.0]).double())
+    assert_close(straightness(way, t), torch.zeros(2).double())
+    for measure in (kinetic_energy, straightness):
+        assert_close(measure(way, 0 * t), torch.zeros(2).double())  # nobody moves in 0
+
+
+@pytest.mark.parametrize("t", [torch.zeros(2), torch.zeros(3, 1), torch.zeros(2, 3)])
+def test_energy_refuses_other_times(t):
+    """Times that broadcast over the points."""
+    for measure in (kinetic_energy, straightness):
+        with pytest.raises(ValueError, match=r"need t \(K,\) or \(K, B\)"):
+            measure(torch.zeros(3, 2, 5), t)
+        with pytest.raises(ValueError, match=r"need t \(K,\) or \(K, B\)"):
+            measure(torch.zeros(1, 2, 5), torch.zeros(1))
+
+
+@pytest.mark.parametrize("path", [OTPath(), CosinePath()], ids=repr)
+def test_the_gaussian_flow_s_energy(path):
+    """The excess over the optimal cost not the mean straightness; a lost factor."""
+    c = torch.tensor([2.0, 0.5], dtype=torch.float64)
+    flow = GaussianFlow(path, MEAN[:2], c.square().diag())
+    nodes = math.sqrt(2) * torch.cat([torch.eye(2), -torch.eye(2)]).double()
+    t = torch.linspace(0, 1, 401, dtype=torch.float64)
+    way = torch.stack([flow.map(nodes, s) for s in t])
+    bent, energy = straightness(way, t).mean(), kinetic_energy(way, t).mean()
+    cost = MEAN[:2].square().sum() + (1 - c).square().sum()
+    assert_close(energy - bent, cost)
+    if path == OTPath():  # polygon: h²/12 ∫|ẍ|² = 8.1e-6, see the page
+        assert_close(bent, (2 - math.pi / 2) * c.sum(), rtol=0, atol=8.2e-6)
