@@ -26,9 +26,9 @@ _NAMES = {
         "sliced_wasserstein",
     ),
     "networks": ("MLP",),
-    "notation": ("rescale_clock", "reverse_clock"),
+    "notation": ("PathSample", "rescale_clock", "reverse_clock"),
     "ode": ("Solution", "solve"),
-    "paths": ("GaussianPath", "PathSample"),
+    "paths": ("GaussianPath",),
     "sampling": ("sample", "time_grid"),
     "schedules": ("CosinePath", "CustomPath", "OTPath", "VEPath", "VPPath"),
     "toy": ("GaussianMixture", "sample_moons"),
@@ -67,12 +67,12 @@ if TYPE_CHECKING:
     from .metrics import frechet_distance as frechet_distance
     from .metrics import sliced_wasserstein as sliced_wasserstein
     from .networks import MLP as MLP
+    from .notation import PathSample as PathSample
     from .notation import rescale_clock as rescale_clock
     from .notation import reverse_clock as reverse_clock
     from .ode import Solution as Solution
     from .ode import solve as solve
     from .paths import GaussianPath as GaussianPath
-    from .paths import PathSample as PathSample
     from .sampling import sample as sample
     from .sampling import time_grid as time_grid
     from .schedules import CosinePath as CosinePath

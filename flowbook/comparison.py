@@ -32,14 +32,15 @@ def _mean_square(error: Tensor) -> Tensor:
 def noise_loss(
     model: Field, path: GaussianPath, x1: Tensor, *, t: Tensor, x0: Tensor
 ) -> Tensor:
-    """E|model(xt, t) − x0|²: the loss of DDPM's simple objective, 0-d.
+    """E|model(xt, t) − N|²: the loss of DDPM's simple objective, 0-d.
 
-    `x1` and standard normal `x0` (B, *D), `t` (B,). Summed over D, mean over the batch.
-    Raises ValueError, TypeError for another shape or dtype. Ho et al. (2020), eq. 14.
+    `x1` and the prior's draw `x0` (B, *D), `t` (B,); N = x0 / prior_std is standard
+    normal. Summed over D, mean over the batch. Raises ValueError, TypeError for another
+    shape or dtype. Ho et al. (2020), eq. 14.
     """
     point = path.interpolate(x0, x1, t)
     prediction = require_like(model(point.xt, point.t), x1, "the model")
-    return _mean_square(prediction - x0)
+    return _mean_square(prediction - x0 / path.prior_std)
 
 
 def score_loss(
@@ -47,20 +48,21 @@ def score_loss(
 ) -> Tensor:
     """E sigma²|model(xt, t) − score of p_t(xt | x1)|²: denoising score matching, 0-d.
 
-    Computed as |sigma model + x0|²: that score is −x0 / sigma. Shapes, errors: see
+    Computed as |sigma model + N|²: that score is −N / sigma. N, shapes, errors: see
     `noise_loss`. Vincent (2011); Song et al. (2021), eq. 7 with their weight.
     """
     point = path.interpolate(x0, x1, t)
-    sigma = path.sigma(expand_time(point.t, x1))
+    sigma = path.schedule(expand_time(point.t, x1)).sigma
     prediction = require_like(model(point.xt, point.t), x1, "the model")
-    return _mean_square(sigma * prediction + x0)
+    return _mean_square(sigma * prediction + x0 / path.prior_std)
 
 # %% ../nbs/17_ot_against_diffusion.ipynb #1a02d80b
 def loss_weight(path: GaussianPath, t: Tensor) -> Tensor:
     """What an error of the noise counts in the velocity loss: (w / alpha)², like `t`.
 
-    |v − ut|² = loss_weight |n − x0|² if v is the velocity made of the noise n: for one
-    sample, at any x. Infinite where alpha = 0, and where sigma = 0 if the speed is.
+    |v − ut|² = loss_weight |n − N|², N = x0 / prior_std, if v is the velocity made of
+    the noise n: for one sample, at any x. Infinite where alpha = 0, and where sigma = 0
+    if the speed is.
     """
     return factors(path, t, "noise", "velocity")[1].square()
 

@@ -7,8 +7,7 @@ __all__ = ['PREDICTIONS', 'require_prediction', 'factors', 'convert']
 import torch
 from torch import Tensor
 
-from .marginal import ScheduledPath
-from .notation import expand_time, require_points, require_same_shape
+from .notation import Path, expand_time, require_points, require_same_shape
 
 # %% ../nbs/11_conversions.ipynb #6fc6b6fa
 PREDICTIONS = ("velocity", "score", "noise", "data")
@@ -22,14 +21,12 @@ def require_prediction(name: str) -> str:
     return name
 
 # %% ../nbs/11_conversions.ipynb #dc488c20
-def factors(
-    path: ScheduledPath, t: Tensor, source: str, goal: str
-) -> tuple[Tensor, Tensor]:
+def factors(path: Path, t: Tensor, source: str, goal: str) -> tuple[Tensor, Tensor]:
     """Return k, ell, like `t`, of goal = k x + ell source: two different `PREDICTIONS`.
 
     Cramer's rule, elementwise in t. Not finite where there is no such goal.
     """
-    a, s, da, ds = path.alpha(t), path.sigma(t), path.dalpha(t), path.dsigma(t)
+    a, s, da, ds = path.schedule(t)
     with_x = {"data": -s, "noise": a, "velocity": a * ds - s * da}  # [x, ·]
     minor = {("data", "noise"): 1, ("data", "velocity"): ds, ("noise", "velocity"): -da}
     minor |= {(j, i): -value for (i, j), value in minor.items()}
@@ -50,7 +47,7 @@ def convert(
     value: Tensor,
     x: Tensor,
     t: float | Tensor,
-    path: ScheduledPath,
+    path: Path,
     source: str,
     goal: str,
 ) -> Tensor:

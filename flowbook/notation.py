@@ -2,11 +2,13 @@
 
 # %% auto #0
 __all__ = ['Field', 'Density', 'require_points', 'flatten_points', 'require_same_shape', 'require_like', 'require_finite',
-           'time_per_sample', 'expand_time', 'ask', 'reverse_clock', 'rescale_clock']
+           'time_per_sample', 'expand_time', 'ask', 'Schedule', 'PathSample', 'Path', 'reverse_clock', 'rescale_clock']
 
 # %% ../nbs/01_notation.ipynb #256add8f
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -138,6 +140,57 @@ def ask(field: Field, x: Tensor, t: float | Tensor, name: str = "the field") -> 
     what the field is called there.
     """
     return require_like(field(x, time_per_sample(t, x)), x, name)
+
+# %% ../nbs/01_notation.ipynb #48de1032
+class Schedule(NamedTuple):
+    """alpha and sigma at some times, and their derivatives in t: four alike.
+
+    Tensors shaped like the times, or floats for a number t.
+    """
+
+    alpha: Tensor
+    sigma: Tensor
+    dalpha: Tensor
+    dsigma: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class PathSample:
+    """Points on the way from `x0` to `x1` at time `t`, and how fast they move there.
+
+    `x0`, `x1`, `xt`, `ut` have shape (B, *D), `t` has shape (B,). `xt` is
+    ψ_t(x0 | x1); `ut` is its time derivative, the regression target (Lipman et al.,
+    eq. 14).
+    """
+
+    x0: Tensor
+    x1: Tensor
+    t: Tensor
+    xt: Tensor
+    ut: Tensor
+
+
+class Path(Protocol):
+    """What is asked of a path x_t = alpha x1 + sigma N from noise to data.
+
+    N is standard normal, and the prior's draw is x0 = prior_std N, always. `t_span` are
+    the times to train and sample on. `GaussianPath` makes all of it from `schedule`.
+    """
+
+    @property
+    def t_span(self) -> tuple[float, float]: ...
+    @property
+    def prior_std(self) -> float: ...
+    def schedule(self, t: float | Tensor) -> Schedule: ...
+    def prior(
+        self,
+        shape: Sequence[int],
+        *,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> Tensor: ...
+    def interpolate(self, x0: Tensor, x1: Tensor, t: float | Tensor) -> PathSample: ...
 
 # %% ../nbs/01_notation.ipynb #6323ef64
 def reverse_clock(field: Field) -> Field:

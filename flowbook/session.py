@@ -240,9 +240,10 @@ class Session:
         place = {"first": self.state.done, "device": self.source.device}
         deals = batch_rows(self.source.count, self.batch_size, order, **place)
         for step, rows in zip(self._steps(), deals, strict=False):
-            t, x0 = draw_step(noise, step, whole, self.quantile, mine)
+            t, drawn = draw_step(noise, step, whole, self.quantile, mine)
             x1, y = self.source.fetch(rows[mine], noise, step, mine.start)
             self.layers.manual_seed(other_seed(noise, "layers", step, rank))
+            x0 = self.path.prior_std * drawn
             yield step, start + (end - start) * t, x0, x1, y
 
     def _steps(self) -> Iterator[int]:

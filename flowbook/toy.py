@@ -31,9 +31,9 @@ def _require_mixture(weights: Tensor, means: Tensor, covariances: Tensor) -> Non
             "weights, means, covariances must have shapes (K,), (K, d), (K, d, d), "
             f"got {shapes[0]}, {shapes[1]}, {shapes[2]}"
         )
+    if weights.min() < 0 or not weights.sum() > 0:
+        raise ValueError(f"weights must be >= 0 and not all 0, got {weights}")
     eps = torch.finfo(means.dtype).eps
-    if weights.min() <= 0 or (weights.sum() - 1).abs() > 4 * K * eps:
-        raise ValueError(f"weights must be positive and sum to 1, got {weights}")
     skew = (covariances - covariances.mT).abs().amax((-2, -1))
     if (skew > 4 * d * eps * covariances.abs().amax((-2, -1))).any():
         raise ValueError(
@@ -45,8 +45,8 @@ def _require_mixture(weights: Tensor, means: Tensor, covariances: Tensor) -> Non
 class GaussianMixture:
     """The law with density Σ_k w_k N(x; m_k, C_k): sampler, density and score, exact.
 
-    `weights` (K,), positive, sum 1; `means` (K, d); `covariances` (K, d, d), symmetric
-    and positive definite. All of one floating dtype, which is that of the results.
+    `weights` (K,) >= 0, divided by their sum; `means` (K, d); `covariances` (K, d, d),
+    symmetric and positive definite. All of one floating dtype, that of the results.
     Points are given as (B, d), or in any shape of d numbers each: (B,) where d = 1.
     Raises TypeError or ValueError, with the shapes, for anything else.
     """
@@ -57,6 +57,11 @@ class GaussianMixture:
 
     def __post_init__(self):
         _require_mixture(self.weights, self.means, self.covariances)
+        total, eps = self.weights.sum(), torch.finfo(self.weights.dtype).eps
+        if (total - 1).abs() > 4 * len(
+            self.weights
+        ) * eps:  # else they stay, bit for bit
+            object.__setattr__(self, "weights", self.weights / total)
         _ = self._cholesky
 
     @cached_property

@@ -60,16 +60,16 @@ def test_losses_by_their_definitions(path, shape):
     x1, x0, t = draw(*shape), draw(*shape, seed=1), times(shape[0])
     squares, scores = [], []
     for b in range(len(x1)):
-        a, s = path.alpha(t[b]), path.sigma(t[b])
+        a, s, _, _ = path.schedule(t[b])
         xt = a * x1[b] + s * x0[b]
         out = model(xt[None], t[b : b + 1])[0]
         squares.append((out - x0[b]).square().sum())
         target = path.score(xt[None], t[b].item(), x1[b : b + 1])[0]
         scores.append(s**2 * (out - target).square().sum())
-    value = noise_loss(model, path, x1, t=t, x0=x0)
+    value = noise_loss(model, path, x1, t=t, x0=path.prior_std * x0)
     assert value.shape == ()
     exact(value, torch.stack(squares).mean())
-    value = score_loss(model, path, x1, t=t, x0=x0)
+    value = score_loss(model, path, x1, t=t, x0=path.prior_std * x0)
     assert value.shape == ()
     exact(value, torch.stack(scores).mean())
 
@@ -94,7 +94,7 @@ def test_weights_in_closed_form():
     exact(loss_weight(OTPath(), t), 1 / t**2)
     path = VPPath(0.1, 20.0)
     beta = 0.1 + 19.9 * (1 - t)
-    exact(loss_weight(path, t), beta**2 / (4 * path.sigma(t) ** 2))
+    exact(loss_weight(path, t), beta**2 / (4 * path.schedule(t).sigma ** 2))
 
 
 @pytest.mark.parametrize("path", [OTPath(), VPPath(), CosinePath()], ids=repr)
@@ -104,7 +104,7 @@ def test_exact_predictions_give_the_exact_field(path):
     x, t = draw(5, 2), times(5)
 
     def noise(x, t):
-        return -path.sigma(t)[:, None] * marginal.score(x, t)
+        return -path.schedule(t).sigma[:, None] * marginal.score(x, t)
 
     velocity = marginal.velocity(x, t)
     for prediction, name in (

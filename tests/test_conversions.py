@@ -10,6 +10,7 @@ from torch.autograd.functional import jacobian, jvp
 from torch.testing import assert_close
 
 from flowbook.conversions import PREDICTIONS, convert, factors, require_prediction
+from flowbook.notation import Schedule
 from flowbook.schedules import CosinePath, OTPath, VEPath, VPPath
 from flowbook.toy import skewed_mixture
 
@@ -23,17 +24,8 @@ DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 class Crooked:
     """No coincidences: alpha, sigma and their derivatives all differ everywhere."""
 
-    def alpha(self, t):
-        return 0.1 + t**2
-
-    def sigma(self, t):
-        return 1.5 - t
-
-    def dalpha(self, t):
-        return 2 * t
-
-    def dsigma(self, t):
-        return -torch.ones_like(t)
+    def schedule(self, t):
+        return Schedule(0.1 + t**2, 1.5 - t, 2 * t, -torch.ones_like(t))
 
 
 def exact(path, shape=(5, 3), dtype=torch.float64):
@@ -44,10 +36,11 @@ def exact(path, shape=(5, 3), dtype=torch.float64):
     wide = t.view(-1, *[1] * (len(shape) - 1))
 
     def moved(s):
-        return path.alpha(s) * data + path.sigma(s) * noise
+        alpha, sigma, _, _ = path.schedule(s)
+        return alpha * data + sigma * noise
 
     x, velocity = jvp(moved, (wide,), (torch.ones_like(wide),))
-    score = -noise / path.sigma(wide)
+    score = -noise / path.schedule(wide).sigma
     return x, t, dict(zip(PREDICTIONS, (velocity, score, noise, data), strict=True))
 
 
@@ -88,7 +81,7 @@ def test_exact_marginals_of_a_mixture(path):
     x = torch.randn((7, 2), generator=g, dtype=torch.float64)
 
     def log_p(y, s):
-        return law.noised(path.alpha(s), path.sigma(s)).log_prob(y)
+        return law.noised(*path.schedule(s)[:2]).log_prob(y)
 
     y = x.clone().requires_grad_()
     (score,) = torch.autograd.grad(log_p(y, now).sum(), y)
@@ -97,7 +90,7 @@ def test_exact_marginals_of_a_mixture(path):
     _, along = jvp(log_p, (x, now), (u, torch.ones_like(now)))
 
     def field(z):
-        z_score = law.noised(path.alpha(now), path.sigma(now)).score(z)
+        z_score = law.noised(*path.schedule(now)[:2]).score(z)
         return convert(z_score, z, t, path, "score", "velocity")
 
     div = jacobian(lambda z: field(z).sum(0), x).diagonal(dim1=0, dim2=2).sum(-1)
@@ -149,9 +142,9 @@ def test_a_number_is_read_once_and_a_tensor_never(source, goal):
     seen = []
 
     class Watching(Crooked):
-        def alpha(self, t):
+        def schedule(self, t):
             seen.append((t.shape, t.device.type))
-            return super().alpha(t)
+            return super().schedule(t)
 
     x = torch.ones((5, 3), dtype=torch.float64, device="meta")
     assert convert(x, x, 0.3, Watching(), source, goal).shape == (5, 3)
@@ -177,8 +170,7 @@ def test_single_precision_near_both_ends(path):
 
 def by_substitution(path, t, source, goal):
     """k a + ell p = P and k s + ell q = Q, solved without rounding, in fractions."""
-    schedule = (path.alpha, path.sigma, path.dalpha, path.dsigma)
-    a, s, da, ds = (Fraction(f(t).item()) for f in schedule)
+    a, s, da, ds = (Fraction(value.item()) for value in path.schedule(t))
     made_of = dict(velocity=(da, ds), score=(0, -1 / s), noise=(0, 1), data=(1, 0))
     (p, q), (P, Q) = made_of[source], made_of[goal]
     ell = (P - a / s * Q) / (p - a / s * q)
@@ -219,10 +211,8 @@ def test_ends_at_which_there_is_a_value(path):
     x, _, values = exact(path)
     v, noise, data = (values[k] for k in ("velocity", "noise", "data"))
     zero, one = torch.tensor([0.0, 1.0], dtype=torch.float64)
-    speed, fall, start, last = (
-        *(path.dalpha(zero), path.dsigma(one)),
-        *(path.dsigma(zero), path.dalpha(one)),
-    )
+    _, _, speed, start = path.schedule(zero)
+    _, _, last, fall = path.schedule(one)
     for t, source, goal, value, expected in (
         (0.0, "velocity", "noise", v, x),
         (0.0, "velocity", "score", v, -x),
@@ -259,17 +249,8 @@ def test_vp_has_no_value_at_its_singular_end(source, goal):
 class Growing(Crooked):
     """alpha = sigma = t: the turn is 0, the ratio of signal to noise stands still."""
 
-    def alpha(self, t):
-        return t
-
-    def sigma(self, t):
-        return t
-
-    def dalpha(self, t):
-        return torch.ones_like(t)
-
-    def dsigma(self, t):
-        return torch.ones_like(t)
+    def schedule(self, t):
+        return Schedule(t, t, torch.ones_like(t), torch.ones_like(t))
 
 
 def test_without_a_turn_the_velocity_says_nothing():

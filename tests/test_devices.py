@@ -103,7 +103,7 @@ def assert_follows(got, expected, like, scale, roundings=ROUNDINGS):
 def schedule(path, clock):
     """alpha, sigma, |dalpha|, |dsigma| at each sample's time, float64, (B,) each."""
     t = torch.tensor(clock, dtype=torch.float64)
-    return [f(t).abs() for f in (path.alpha, path.sigma, path.dalpha, path.dsigma)]
+    return [value.abs() for value in path.schedule(t)]
 
 
 def rows(x):

@@ -1,6 +1,7 @@
 """Chapter 08: the two losses and the floor between them."""
 
 import math
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -33,6 +34,8 @@ class Line:
         xt = (1 - s) * x0 + s * x1
         return SimpleNamespace(x0=x0, x1=x1, t=t, xt=xt, ut=x1 - x0)
 
+    prior = staticmethod(torch.randn)
+
 
 def field(x, t):
     return x.sin() + t.view(-1, *[1] * (x.ndim - 1)) ** 2
@@ -46,6 +49,64 @@ def by_hand(x0, x1, t, v=field):
         error = v(xt[None], c[None])[0] - (b - a)
         total += sum(e.item() ** 2 for e in error.flatten())
     return total / len(x1)
+
+
+def errors_by_hand(x0, x1, t):
+    """Each example's own loss."""
+    rows = [[part[i : i + 1] for part in (x0, x1, t)] for i in range(len(x1))]
+    return torch.tensor([by_hand(*row) for row in rows], dtype=x1.dtype)
+
+
+@pytest.mark.parametrize("shape", [(5,), (5, 1), (5, 2, 3)])
+def test_weights_and_reductions_by_hand(shape):
+    """Catches: weights on another example, normalised, squared, or left out of one."""
+    x0, x1 = points(*shape, seed=1), points(*shape, seed=2)
+    t = torch.linspace(0.1, 0.9, 5, dtype=F64)
+    given, w = {"t": t, "x0": x0}, torch.tensor([2.0, 0.5, 0.0, 3.0, 1.0], dtype=F64)
+    errors = errors_by_hand(x0, x1, t)
+    for weight, factor in ((None, 1), (w, w), (lambda t: 1 + t**2, 1 + t**2)):
+        given["weight"] = weight
+        each = cfm_loss(field, Line(), x1, **given, reduction="none")
+        assert_close(each, errors * factor)
+        assert_close(cfm_loss(field, Line(), x1, **given), (errors * factor).mean())
+    seen = []
+    at_once = cfm_loss(
+        field, Line(), x1, t=0.25, x0=x0, weight=lambda t: seen.append(t) or t
+    )
+    assert_close(seen[0], torch.full((5,), 0.25, dtype=F64))  # one time for each
+    quarter = torch.full_like(t, 0.25)
+    assert_close(at_once, 0.25 * errors_by_hand(x0, x1, quarter).mean())
+
+
+def test_a_condition_is_bound():
+    """Catches: a condition that another example gets."""
+    x0, x1 = points(5, 3, seed=1), points(5, 3, seed=2)
+    t, y = torch.linspace(0.1, 0.9, 5, dtype=F64), torch.arange(5, dtype=F64)
+    scaled = partial(lambda x, t, y: y[:, None] * x, y=y)
+    found = cfm_loss(scaled, Line(), x1, t=t, x0=x0, reduction="none")
+    xt = (1 - t[:, None]) * x0 + t[:, None] * x1
+    assert_close(found, (y[:, None] * xt - (x1 - x0)).square().sum(1))
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "said"),
+    [
+        ({"reduction": "sum"}, ValueError, "must be 'mean' or 'none', got 'sum'"),
+        ({"reduction": None}, ValueError, "must be 'mean' or 'none', got None"),
+        ({"weight": torch.ones(4)}, ValueError, r"weight must return shape \(5,\)"),
+        ({"weight": torch.ones(5, 1)}, ValueError, r"weight must return shape \(5,\)"),
+        ({"weight": torch.ones(5).double()}, TypeError, "weight must return torch.f"),
+        ({"weight": torch.ones(5).long()}, TypeError, "weight must return torch.f"),
+        ({"weight": 2.0}, TypeError, "weight must return a tensor, got float"),
+        ({"weight": lambda t: t[:, None]}, ValueError, r"weight must return shape"),
+        ({"weight": lambda t: 1.0}, TypeError, "weight must return a tensor"),
+    ],
+)
+def test_refuses_weights_and_reductions(options, error, said):
+    """Catches: weights that broadcast to (B, B), or a misspelt reduction."""
+    x1 = points(5, 3, dtype=torch.float32)
+    with pytest.raises(error, match=said):
+        cfm_loss(field, Line(), x1, generator=generator(), **options)
 
 
 @pytest.mark.parametrize("shape", [(5, 3), (5, 1), (5, 2, 3, 4)])
@@ -172,13 +233,14 @@ def test_loss_floor_of_a_gaussian():
     assert not isinstance(floor.value, torch.Tensor)
 
 
-def test_noise_is_standard_also_where_the_prior_is_wide():
-    """Catches: x0 from path.prior, which scales a VE path's noise twice."""
+def test_noise_is_the_prior_s_also_where_that_is_wide():
+    """Catches: standard normal x0 on a VE path, whose points then lie too near."""
     path, seen = VEPath(0.1, 5.0), {}
 
     def velocity(x, t):  # for N(0, 1): σ dσ x / (1 + σ²)
-        seen.update(x=x, variance=1 + path.sigma(t) ** 2)
-        return (path.sigma(t) * path.dsigma(t) / seen["variance"])[:, None] * x
+        _, sigma, _, dsigma = path.schedule(t)
+        seen.update(x=x, variance=1 + sigma**2)
+        return (sigma * dsigma / seen["variance"])[:, None] * x
 
     x1 = points(20_000, 1)
     floor = loss_floor(

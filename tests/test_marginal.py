@@ -8,6 +8,7 @@ import torch
 from torch.testing import assert_close
 
 from flowbook.marginal import EmpiricalMarginal, MixtureMarginal
+from flowbook.notation import Schedule
 from flowbook.schedules import VPPath
 from flowbook.toy import GaussianMixture
 
@@ -20,18 +21,29 @@ def points(*shape: int, dtype=F64, seed: int = 1) -> torch.Tensor:
 
 
 # Four functions with nothing in common, so that one in the place of another is seen.
-skew = SimpleNamespace(
-    alpha=lambda t: 0.2 + 0.9 * t**2,
-    dalpha=lambda t: 1.8 * t,
-    sigma=lambda t: 1.3 - t + 0.1 * t**3,
-    dsigma=lambda t: -1 + 0.3 * t**2,
-)
-linear = SimpleNamespace(
-    alpha=lambda t: t,
-    sigma=lambda t: 1 - t,
-    dalpha=torch.ones_like,
-    dsigma=lambda t: -torch.ones_like(t),
-)
+skew_parts = {
+    "alpha": lambda t: 0.2 + 0.9 * t**2,
+    "sigma": lambda t: 1.3 - t + 0.1 * t**3,
+    "dalpha": lambda t: 1.8 * t,
+    "dsigma": lambda t: -1 + 0.3 * t**2,
+}
+linear_parts = {
+    "alpha": lambda t: t,
+    "sigma": lambda t: 1 - t,
+    "dalpha": torch.ones_like,
+    "dsigma": lambda t: -torch.ones_like(t),
+}
+
+
+def path_of(parts=linear_parts, **changed):
+    """A path of four functions, some of them changed."""
+    parts = {**parts, **changed}
+    return SimpleNamespace(
+        schedule=lambda t: Schedule(*(parts[name](t) for name in Schedule._fields))
+    )
+
+
+skew, linear = path_of(skew_parts), path_of()
 
 
 def mixture(K=3, d=4, dtype=F64):
@@ -52,7 +64,7 @@ def normal_density(x, mean, covariance):
 
 def at_time(x, t, path, data, weights):
     """Density, posterior and posterior mean at one point, as the definition reads."""
-    alpha, sigma = path.alpha(t), path.sigma(t)
+    alpha, sigma, dalpha, dsigma = path.schedule(t)
     eye = sigma**2 * torch.eye(x.numel(), dtype=F64)
     parts = torch.stack(
         [
@@ -62,9 +74,9 @@ def at_time(x, t, path, data, weights):
     )
     posterior = parts / parts.sum()
     mean = sum(r * y for r, y in zip(posterior, data, strict=True))
-    rate = path.dsigma(t) / sigma
+    rate = dsigma / sigma
     velocity = sum(
-        r * (path.dalpha(t) * y + rate * (x - alpha * y))
+        r * (dalpha * y + rate * (x - alpha * y))
         for r, y in zip(posterior, data, strict=True)
     )
     return parts.sum(), posterior, mean, velocity
@@ -127,7 +139,7 @@ def test_mixture_by_hand(shape):
     t = torch.tensor([0.0, 0.2, 0.4, 0.6, 0.9], dtype=F64)
     marginal = MixtureMarginal(skew, law)
     for k, (point, s) in enumerate(zip(x, t, strict=True)):
-        alpha, sigma = skew.alpha(s), skew.sigma(s)
+        alpha, sigma, dalpha, dsigma = skew.schedule(s)
         eye, flat, densities, means = torch.eye(4, dtype=F64), point.flatten(), [], []
         for w, m, C in zip(law.weights, law.means, law.covariances, strict=True):
             S = alpha**2 * C + sigma**2 * eye
@@ -140,8 +152,8 @@ def test_mixture_by_hand(shape):
         assert_close(marginal.posterior(*one)[0], posterior)
         mean = (posterior[:, None] * torch.stack(means)).sum(0).view(shape)
         assert_close(marginal.posterior_mean(*one)[0], mean)
-        rate = skew.dsigma(s) / sigma
-        velocity = skew.dalpha(s) * mean + rate * (point - alpha * mean)
+        rate = dsigma / sigma
+        velocity = dalpha * mean + rate * (point - alpha * mean)
         assert_close(marginal.velocity(*one)[0], velocity)
         assert_close(marginal.velocity(x, t)[k], velocity)
 
@@ -252,8 +264,7 @@ def test_mixture_in_float32_up_to_both_ends():
 @pytest.mark.parametrize("alpha", [1e-20, 0.0, -0.5])
 def test_small_and_negative_alpha(alpha):
     """Catches: a division by alpha."""
-    path = SimpleNamespace(**vars(linear))
-    path.alpha, path.sigma = lambda t: torch.full_like(t, alpha), torch.ones_like
+    path = path_of(alpha=lambda t: torch.full_like(t, alpha), sigma=torch.ones_like)
     data, x = points(7, 3, seed=2), points(5, 3, seed=3)
     squares = (x[:, None] - alpha * data).square().sum(2)
     posterior = EmpiricalMarginal(path, data).posterior(x, 0.5)
@@ -316,8 +327,7 @@ def test_hard_data_late_in_float32(name, chunk):
 def test_where_everything_ties():
     """Catches: powers of a small sigma that overflow before they meet a spread of 0."""
     width = 1e-9  # 1 / width³ fits in float32, 1 / width⁵ would not
-    path = SimpleNamespace(**vars(linear))
-    path.sigma = lambda t: torch.full_like(t, width)
+    path = path_of(sigma=lambda t: torch.full_like(t, width))
     marginal = EmpiricalMarginal(path, torch.ones(3, 2))
     assert_close(marginal.divergence(0.5 * torch.ones(1, 2), 0.5), torch.tensor([-2e9]))
 
@@ -334,8 +344,7 @@ def test_the_end_is_refused(name, dtype):
                 getattr(marginal, name)(x, time)
     width = torch.finfo(dtype).tiny ** 0.25
     for factor, allowed in ((0.9, False), (1.1, True)):
-        path = SimpleNamespace(**vars(linear))
-        path.sigma = lambda t, s=factor * width: torch.full_like(t, s)
+        path = path_of(sigma=lambda t, s=factor * width: torch.full_like(t, s))
         thin = EmpiricalMarginal(path, points(7, 3).to(dtype))
         if allowed:
             assert getattr(thin, name)(x, 0.5).isfinite().all()
@@ -347,8 +356,7 @@ def test_the_end_is_refused(name, dtype):
 @pytest.mark.parametrize("name", ["alpha", "sigma", "dalpha", "dsigma"])
 def test_infinite_schedules_are_refused(name):
     """Catches: NaN passed on from a path that is singular at this time."""
-    path = SimpleNamespace(**vars(linear))
-    setattr(path, name, lambda t: 1 / (t - t))
+    path = path_of(**{name: lambda t: 1 / (t - t)})
     x = points(5, 4)
     for marginal in (
         EmpiricalMarginal(path, points(7, 4)),
@@ -371,10 +379,8 @@ def test_a_covariance_too_small_for_the_dtype_is_refused_at_the_end_only():
     with pytest.raises(ValueError, match="at t = 1 sigma_t is 0"):
         marginal.velocity(x, 1.0)
     for alpha, variance in ((1e30, 1e-200), (1e-3, 1e-147)):  # alpha² C is what counts
-        path = SimpleNamespace(**vars(linear))
-        path.alpha, path.sigma = (
-            lambda t, a=alpha: torch.full_like(t, a),
-            torch.zeros_like,
+        path = path_of(
+            alpha=lambda t, a=alpha: torch.full_like(t, a), sigma=torch.zeros_like
         )
         round_ = variance * torch.eye(4, dtype=F64).repeat(3, 1, 1)
         small = MixtureMarginal(path, GaussianMixture(law.weights, law.means, round_))
@@ -422,9 +428,9 @@ def test_vp_mixture_at_its_singular_end(dtype, tolerance):
 
 def test_a_singular_speed_in_the_middle():
     """Catches: a limit that is always taken at t = 1."""
-    path = SimpleNamespace(**vars(linear))
-    path.sigma = lambda t: (0.5 - t).sqrt()
-    path.dsigma = lambda t: -0.5 / (0.5 - t).sqrt()
+    path = path_of(
+        sigma=lambda t: (0.5 - t).sqrt(), dsigma=lambda t: -0.5 / (0.5 - t).sqrt()
+    )
     law, x = mixture(K=1), points(5, 4)
     S, offset = 0.25 * law.covariances[0], x - 0.5 * law.means
     gain = 0.5 * law.covariances[0] - 0.5 * torch.eye(4, dtype=F64)  # σσ' = −½
@@ -441,9 +447,10 @@ def test_a_singular_speed_in_the_middle():
 )
 def test_a_speed_without_a_limit_is_refused(variance):
     """Catches: a number close to the end that is taken for a limit."""
-    path = SimpleNamespace(**vars(linear))
-    path.sigma = lambda t: torch.where(t < 1, variance(t), 0).nan_to_num(0).sqrt()
-    path.dsigma = torch.func.vmap(torch.func.grad(lambda t: variance(t).sqrt()))
+    path = path_of(
+        sigma=lambda t: torch.where(t < 1, variance(t), 0).nan_to_num(0).sqrt(),
+        dsigma=torch.func.vmap(torch.func.grad(lambda t: variance(t).sqrt())),
+    )
     marginal, x = MixtureMarginal(path, mixture()), points(5, 4)
     assert marginal.velocity(x, 1 - 1e-9).isfinite().all()
     assert_close(marginal.log_prob(x, 1.0), mixture().log_prob(x))

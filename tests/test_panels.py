@@ -81,7 +81,7 @@ def test_schedules_and_their_derivatives_are_the_package_s(formulas, name):
     code = f"""(times) => {{ const p = flowbook.paths.{name};
         return ["alpha", "sigma", "dalpha", "dsigma"].map(k => times.map(p[k])); }}"""
     path, t = PATHS[name], f64(TIMES)
-    wanted = torch.stack([path.alpha(t), path.sigma(t), path.dalpha(t), path.dsigma(t)])
+    wanted = torch.stack(path.schedule(t))
     close(f64(formulas.evaluate(code, list(TIMES))), wanted)
 
 

@@ -11,8 +11,9 @@ from torch.autograd.functional import jvp
 from torch.distributions import Normal
 from torch.testing import assert_close
 
+from flowbook.notation import PathSample, Schedule
 from flowbook.ode import solve
-from flowbook.paths import GaussianPath, PathSample
+from flowbook.paths import GaussianPath
 
 
 @dataclass(frozen=True)
@@ -21,17 +22,8 @@ class Crooked(GaussianPath):
 
     start: float = 1.5
 
-    def alpha(self, t):
-        return 0.1 + t**2
-
-    def sigma(self, t):
-        return self.start - t
-
-    def dalpha(self, t):
-        return 2 * t
-
-    def dsigma(self, t):
-        return -torch.ones_like(t)
+    def schedule(self, t):
+        return Schedule(0.1 + t**2, self.start - t, 2 * t, -torch.ones_like(t))
 
     @property
     def prior_std(self):
@@ -42,11 +34,9 @@ class Crooked(GaussianPath):
 class Rooted(Crooked):
     """sigma reaches 0 at t = 1, and dsigma is infinite there."""
 
-    def sigma(self, t):
-        return (1 - t).sqrt()
-
-    def dsigma(self, t):
-        return -0.5 / (1 - t).sqrt()
+    def schedule(self, t):
+        sigma = (1 - t).sqrt()
+        return super().schedule(t)._replace(sigma=sigma, dsigma=-0.5 / sigma)
 
     @property
     def t_span(self):
@@ -81,7 +71,7 @@ def test_interpolate_is_the_map_and_its_time_derivative(shape):
 
     def psi(t):
         mean, std = mean_and_std(x1, t)
-        return mean + std * x0
+        return mean + std / PATH.prior_std * x0
 
     xt, ut = jvp(psi, t, torch.ones_like(t))
     sample = PATH.interpolate(x0, x1, t)
@@ -104,6 +94,20 @@ def test_inverse_undoes_interpolate(shape):
     """sigma multiplied instead of divided, or the mean added."""
     x0, x1, t = batch(shape)
     assert_close(PATH.inverse(PATH.interpolate(x0, x1, t).xt, t, x1), x0)
+
+
+@pytest.mark.parametrize("start", [1.0, 1.5, 4.0])
+def test_the_path_takes_what_its_prior_draws(start):
+    """The prior's width not divided out: points too far out, or too near."""
+    x0, x1, t = batch()
+    wide = Crooked(start).interpolate(start * x0, x1, t)
+    mean, _ = mean_and_std(x1, t)
+    std = (start - t)[:, None]
+    assert_close(wide.xt, mean + std * x0)
+    assert_close(wide.ut, 2 * t[:, None] * x1 - x0)
+    assert_close(Crooked(start).inverse(wide.xt, t, x1), start * x0)
+    first = Crooked(start).interpolate(start * x0, x1, 0.0)
+    assert_close(first.xt, 0.1 * x1 + start * x0)  # it starts where the prior is
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -282,8 +286,8 @@ def test_refuses_a_number_where_the_mean_leaves_at_infinite_speed():
     """dalpha not looked at: an infinite velocity passed on."""
 
     class Leaping(Crooked):
-        def dalpha(self, t):
-            return 1 / t
+        def schedule(self, t):
+            return super().schedule(t)._replace(dalpha=1 / t)
 
     x, x1, _ = batch()
     for call in (Leaping().interpolate, lambda x, x1, t: Leaping().velocity(x, t, x1)):
@@ -310,46 +314,49 @@ def test_every_path_takes_a_number():
     """A path of one's own, or one that calls its parent's, left out."""
 
     class Raised(Crooked):
-        def alpha(self, t):
-            return super().alpha(t) + 1
+        def schedule(self, t):
+            alpha, *others = super().schedule(t)
+            return Schedule(alpha + 1, *others)
+
+    class Untouched(Raised):
+        pass
 
     t = torch.tensor(0.25, dtype=torch.float64)
-    assert (PATH.alpha(0.25), PATH.sigma(0.25)) == (0.1 + 0.25**2, 1.25)
-    assert (PATH.dalpha(0.25), PATH.dsigma(0.25)) == (0.5, -1.0)
-    assert type(PATH.sigma(0)) is float and Raised().alpha(0.25) == 1.1 + 0.25**2
-    assert_close(Raised().alpha(t), t**2 + 1.1)
+    assert PATH.schedule(0.25) == Schedule(0.1 + 0.25**2, 1.25, 0.5, -1.0)
+    assert isinstance(PATH.schedule(0.25), Schedule)
+    assert [*map(type, PATH.schedule(0))] == [float] * 4
+    assert Raised().schedule(0.25).alpha == 1.1 + 0.25**2
+    assert Untouched().schedule(0.25) == Raised().schedule(0.25)
+    assert_close(Raised().schedule(t).alpha, t**2 + 1.1)
     with pytest.raises(TypeError, match="t must be a number or a tensor, got list"):
-        PATH.alpha([0.25])
+        PATH.schedule([0.25])
     with pytest.raises(ValueError, match=r"t must lie in \[0, 1\], got -0.5"):
-        Raised().alpha(-0.5)
+        Raised().schedule(-0.5)
 
 
-def test_a_path_needs_all_four_functions():
-    """A missing derivative found only when it is called."""
+def test_a_path_needs_its_schedule():
+    """A missing schedule, or a part of one, found only when it is used."""
+
+    class Nothing(GaussianPath):
+        pass
 
     class Half(GaussianPath):
-        def alpha(self, t):
-            return t
+        def schedule(self, t):
+            return Schedule(t, 1 - t)
 
+    with pytest.raises(TypeError, match="schedule"):
+        Nothing()
     with pytest.raises(TypeError, match="dalpha"):
-        Half()
+        Half().schedule(0.5)
 
 
 def test_known_value():
     """The page's smallest example: 1.2 at x = 1.6, t = 0.5."""
 
     class Small(Crooked):
-        def alpha(self, t):
-            return t
-
-        def dalpha(self, t):
-            return torch.ones_like(t)
-
-        def sigma(self, t):
-            return 1 - 0.8 * t
-
-        def dsigma(self, t):
-            return torch.full_like(t, -0.8)
+        def schedule(self, t):
+            ones = torch.ones_like(t)
+            return Schedule(t, 1 - 0.8 * t, ones, -0.8 * ones)
 
     x, x1 = torch.tensor([[1.6]]), torch.tensor([[2.0]])
     assert Small().velocity(x, 0.5, x1).item() == pytest.approx(1.2)

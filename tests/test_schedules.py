@@ -5,10 +5,20 @@ import pickle
 
 import pytest
 import torch
+from torch.autograd.functional import jvp
 from torch.testing import assert_close
 
 from flowbook.paths import GaussianPath
-from flowbook.schedules import CosinePath, CustomPath, OTPath, VEPath, VPPath
+from flowbook.schedules import (
+    CosinePath,
+    CustomPath,
+    GaussianFlow,
+    OTPath,
+    VEPath,
+    VPPath,
+    kinetic_energy,
+    straightness,
+)
 
 PATHS = [
     OTPath(),
@@ -64,28 +74,37 @@ def test_values_are_the_papers(path):
     expected = torch.tensor(
         [by_the_book(path, t) for t in TIMES.tolist()], dtype=torch.float64
     )
-    assert_close(path.alpha(TIMES), expected[:, 0])
-    assert_close(path.sigma(TIMES), expected[:, 1])
+    alpha, sigma, _, _ = path.schedule(TIMES)
+    assert_close(alpha, expected[:, 0])
+    assert_close(sigma, expected[:, 1])
 
 
 @pytest.mark.parametrize("path", PATHS, ids=repr)
 def test_derivatives_are_those_of_the_values(path):
     """A sign, a factor or a term of dalpha or dsigma."""
     t = TIMES.clone().requires_grad_()
-    for value, slope in ((path.alpha, path.dalpha), (path.sigma, path.dsigma)):
-        total = value(t).sum() + 0 * t.sum()  # in the graph even if constant
-        assert_close(slope(TIMES), torch.autograd.grad(total, t)[0])
+    slopes = path.schedule(TIMES)[2:]
+    for value, slope in zip(path.schedule(t)[:2], slopes, strict=True):
+        total = value.sum() + 0 * t.sum()  # in the graph even if constant
+        (expected,) = torch.autograd.grad(total, t, retain_graph=True)
+        assert_close(slope, expected)
 
 
 @pytest.mark.parametrize("path", PATHS, ids=repr)
 @pytest.mark.parametrize("shape", [(6, 1), (6, 3), (6, 2, 3, 4)])
 def test_shortened_arithmetic_is_the_general_one(path, shape):
-    """A factor or a sign in a path's own `_flow`."""
+    """A factor or a sign in a path's own `_flow`; the prior's width not divided out."""
     x0, x1 = batch(shape)
-    sample = path.interpolate(x0, x1, TIMES)
-    s = TIMES.view(-1, *[1] * (len(shape) - 1))
-    assert_close(sample.xt, path.alpha(s) * x1 + path.sigma(s) * x0)
-    assert_close(sample.ut, path.dalpha(s) * x1 + path.dsigma(s) * x0)
+    sample = path.interpolate(path.prior_std * x0, x1, TIMES)
+    alpha, sigma, dalpha, dsigma = path.schedule(
+        TIMES.view(-1, *[1] * (len(shape) - 1))
+    )
+    assert_close(sample.xt, alpha * x1 + sigma * x0)
+    assert_close(sample.ut, dalpha * x1 + dsigma * x0)
+    general = GaussianPath._flow(
+        path, path.prior_std * x0, x1, TIMES.view(-1, *[1] * (len(shape) - 1))
+    )
+    assert_close((sample.xt, sample.ut), general)
     assert_close(path.velocity(sample.xt, TIMES, x1), sample.ut)
 
 
@@ -94,31 +113,31 @@ def test_shortened_arithmetic_is_the_general_one(path, shape):
 def test_elementwise_and_in_the_dtype_of_t(path, dtype):
     """A reduction, or a constant that changes the dtype."""
     t = TIMES.to(dtype)
-    for schedule in (path.alpha, path.sigma, path.dalpha, path.dsigma):
-        flat, folded = schedule(t), schedule(t.view(3, 2, 1))
+    made = [path.schedule(s) for s in (t, t.view(3, 2, 1), t[2])]
+    for flat, folded, one in zip(*made, strict=True):
         assert flat.dtype == dtype
         assert_close(folded.view(6), flat)
-        assert_close(schedule(t[2]), flat[2])
+        assert_close(one, flat[2])
 
 
-@pytest.mark.parametrize("schedule", ["alpha", "sigma", "dalpha", "dsigma"])
 @pytest.mark.parametrize("path", [*PATHS, OWN], ids=named)
-def test_a_number_gives_a_number(path, schedule):
+def test_a_number_gives_numbers(path):
     """A schedule that takes 0.5 on one path and fails inside torch on another."""
-    function = getattr(path, schedule)
     for t in (0, 0.1, 0.35, 0.97):
-        value, tensor = function(t), torch.tensor(t, dtype=torch.float64)
-        assert type(value) is float and value == function(tensor).item()
+        values = path.schedule(t)
+        tensors = path.schedule(torch.tensor(t, dtype=torch.float64))
+        assert [*map(type, values)] == [float] * 4
+        assert values == tuple(tensor.item() for tensor in tensors)
     for bad, error in ((True, TypeError), ("0.5", TypeError), (1.5, ValueError)):
         with pytest.raises(error, match="t must"):
-            function(bad)
-    assert function(TIMES.float()).dtype == torch.float32  # tensors are as they were
+            path.schedule(bad)
+    for value in path.schedule(TIMES.float()):  # tensors are as they were
+        assert value.dtype == torch.float32
 
 
 def test_a_number_at_an_end():
     """An infinite speed that raises or becomes NaN; a sigma of 0 that is refused."""
-    assert (VPPath().alpha(1), VPPath().sigma(1)) == (1.0, 0.0)
-    assert VPPath().dsigma(1) == -math.inf
+    assert VPPath().schedule(1) == (1.0, 0.0, 0.05, -math.inf)
 
 
 def test_known_values():
@@ -137,8 +156,8 @@ def test_known_values():
 def test_where_the_paths_start():
     """beta_max halved or doubled; VE's prior left at 1."""
     zero = torch.zeros(1, dtype=torch.float64)
-    assert VPPath().alpha(zero).item() == pytest.approx(0.00657, abs=5e-6)
-    assert VPPath().sigma(zero).item() == pytest.approx(0.9999784, abs=5e-8)
+    assert VPPath().schedule(zero).alpha.item() == pytest.approx(0.00657, abs=5e-6)
+    assert VPPath().schedule(zero).sigma.item() == pytest.approx(0.9999784, abs=5e-8)
     assert VEPath(1, 20).prior_std == 20.0 and isinstance(
         VEPath(1, 20).prior_std, float
     )
@@ -155,9 +174,10 @@ def test_time_spans():
 def test_single_precision_near_the_end(path):
     """sigma as 1 − (something near 1), or as the cosine of something near π/2."""
     t = 1 - torch.logspace(-1, -6.5, 50, dtype=torch.float64).float()
-    assert_close(path.sigma(t).double(), path.sigma(t.double()), rtol=1e-6, atol=0)
-    for slope in (path.dalpha, path.dsigma):
-        assert_close(slope(t).double(), slope(t.double()), rtol=2e-6, atol=0)
+    _, *single = (value.double() for value in path.schedule(t))
+    _, *double = path.schedule(t.double())
+    for found, true, rtol in zip(single, double, (1e-6, 2e-6, 2e-6), strict=True):
+        assert_close(found, true, rtol=rtol, atol=0)
 
 
 @pytest.mark.parametrize("path", [OTPath(), CosinePath()], ids=repr)
@@ -187,33 +207,32 @@ def test_singular_ends_are_refused():
 
 def test_own_path_gets_its_derivatives_by_autodiff():
     """alpha_fn and sigma_fn exchanged, or a derivative of the wrong one."""
-    assert_close(OWN.alpha(TIMES), TIMES**2)
-    assert_close(OWN.sigma(TIMES), 2 - 1.5 * TIMES)
-    assert_close(OWN.dalpha(TIMES), 2 * TIMES)
-    assert_close(OWN.dsigma(TIMES), torch.full_like(TIMES, -1.5))
+    falling = torch.full_like(TIMES, -1.5)
+    expected = (TIMES**2, 2 - 1.5 * TIMES, 2 * TIMES, falling)
+    assert_close(tuple(OWN.schedule(TIMES)), expected)
     folded = TIMES.view(3, 2, 1)
-    assert_close(OWN.dalpha(folded), 2 * folded)
+    assert_close(OWN.schedule(folded).dalpha, 2 * folded)
     with torch.no_grad():
-        assert_close(OWN.dalpha(TIMES), 2 * TIMES)
+        assert_close(OWN.schedule(TIMES).dalpha, 2 * TIMES)
 
 
 def test_own_path_uses_the_derivatives_it_is_given():
     """Given derivatives ignored, or exchanged."""
     told = CustomPath(quadratic, narrowing, torch.sin, torch.cos)
-    assert_close(told.dalpha(TIMES), torch.sin(TIMES))
-    assert_close(told.dsigma(TIMES), torch.cos(TIMES))
+    assert_close(told.schedule(TIMES).dalpha, torch.sin(TIMES))
+    assert_close(told.schedule(TIMES).dsigma, torch.cos(TIMES))
 
 
 def test_own_path_with_a_constant():
     """A function that doesn't depend on t, whose gradient autodiff may lack."""
     path = CustomPath(torch.ones_like, narrowing)
-    assert_close(path.dalpha(TIMES), torch.zeros_like(TIMES))
+    assert_close(path.schedule(TIMES).dalpha, torch.zeros_like(TIMES))
 
 
 def test_own_path_takes_part_in_gradients():
     """A derivative by autodiff that is cut off from t."""
     t = TIMES.clone().requires_grad_()
-    (second,) = torch.autograd.grad(OWN.dalpha(t).sum(), t)
+    (second,) = torch.autograd.grad(OWN.schedule(t).dalpha.sum(), t)
     assert_close(second, torch.full_like(t, 2.0))
 
 
@@ -307,3 +326,124 @@ def test_own_path_refuses_a_span(span):
     """A span that runs backwards or leaves [0, 1]."""
     with pytest.raises(ValueError, match="need 0 <= t0 < t1 <= 1, got t_span = "):
         CustomPath(quadratic, narrowing, t_span=span)
+
+
+# --- Gaussian data, and trajectories -------------------------------------------------
+
+MEAN = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+ROOT = torch.tensor([[1.0, 0.4, 0.0], [-0.3, 0.7, 0.2], [0.5, 0.0, 0.4]]).double()
+SPREAD = ROOT @ ROOT.mT
+
+
+@pytest.mark.parametrize("path", [*PATHS, OWN], ids=repr)
+@pytest.mark.parametrize("shape", [(6, 3), (6, 1, 3)])
+def test_gaussian_flow(path, shape):
+    """A derivative, a square or a sign; the start that VP and VE miss taken as met."""
+    flow = GaussianFlow(path, MEAN, SPREAD)
+    x, _ = batch(shape)
+    flat, eye = x.view(6, 3), torch.eye(3, dtype=torch.float64)
+
+    def law(t):  # mean and covariance at a time
+        alpha, sigma, _, _ = path.schedule(t)
+        return alpha * MEAN, alpha**2 * SPREAD + sigma**2 * eye
+
+    def centre_of(t):
+        (_, before), (centre, cov) = (
+            law(torch.zeros(()).double()),
+            law(torch.tensor(t).double()),
+        )
+        # the only map that is symmetric, positive, and takes one law to the other
+        jac = torch.func.jacrev(lambda y: flow.map(y[None].view(1, *shape[1:]), t)[0])
+        jac = jac(flat[0]).reshape(3, 3)
+        assert_close(jac, jac.mT)
+        assert (torch.linalg.eigvalsh(jac) > 0).all()
+        assert_close(jac @ before @ jac.mT, cov)
+        return centre
+
+    for t in (0.0, 0.35, 0.8):
+        start = path.schedule(0.0).alpha * MEAN
+        centre = centre_of(t)
+        assert_close(flow.map(start.view(1, *shape[1:]), t).view(3), centre)
+    assert_close(flow.map(x, 0.0), x)
+    moved = flow.map(x, TIMES)
+    t = TIMES.clone()
+    rates = jvp(lambda t: flow.map(x, t), t, torch.ones_like(t))[1]
+    assert_close(flow.velocity(moved, TIMES), rates)
+    assert moved.shape == shape
+
+
+def test_gaussian_flow_of_a_point_and_of_numbers():
+    """A variance of 0 that becomes a little negative; (B,) read as one point."""
+    flat = torch.outer(MEAN, MEAN)  # rank 1
+    x, _ = batch()
+    assert GaussianFlow(OTPath(), MEAN, flat).map(x, 0.999).isfinite().all()
+    line = GaussianFlow(OTPath(), MEAN[:1], SPREAD[:1, :1])
+    numbers = x[:, 0]
+    for method in (line.map, line.velocity):
+        assert_close(method(numbers, 0.3), method(numbers[:, None], 0.3)[:, 0])
+
+
+def test_gaussian_flow_refuses():
+    """A broadcast of a mean of another size."""
+    with pytest.raises(ValueError, match=r"need mean \(d,\), covariance \(d, d\)"):
+        GaussianFlow(OTPath(), MEAN, SPREAD[:2])
+    flow = GaussianFlow(OTPath(), MEAN, SPREAD)
+    for method in (flow.map, flow.velocity):
+        with pytest.raises(ValueError, match=r"3 numbers each: \(6, 1\)"):
+            method(batch((6, 1))[0], 0.5)
+        with pytest.raises(TypeError, match=r"dtypes must agree, got x torch\.float32"):
+            method(batch()[0].float(), 0.5)
+        with pytest.raises(ValueError, match=r"t must lie in \[0, 1\], got 1.5"):
+            method(batch()[0], 1.5)
+
+
+def test_energy_and_straightness_by_hand():
+    """A length of time not divided by, or squared; the mean taken over points."""
+    way = torch.tensor([[0.0, 0.0], [1.0, 2.0], [4.0, 2.0]], dtype=torch.float64)
+    t = torch.tensor([0.0, 0.25, 0.75], dtype=torch.float64)
+    # the first: velocities 4 and 6, mean 16/3; the second: 8 and 0, mean 8/3
+    energy = torch.tensor([16 * 0.25 + 36 * 0.5, 64 * 0.25], dtype=torch.float64)
+    bent = energy - torch.tensor([16 / 3, 8 / 3], dtype=torch.float64) ** 2 * 0.75
+    for clock in (t, t[:, None].expand(3, 2)):
+        assert_close(kinetic_energy(way, clock), energy)
+        assert_close(straightness(way, clock), bent)
+    assert_close(kinetic_energy(way.flip(0), t.flip(0)), energy)  # from data to noise
+    assert_close(straightness(way.flip(0), t.flip(0)), bent)
+    both = way[:, None].expand(3, 4, 2)  # four points of two dimensions
+    assert_close(kinetic_energy(both, t), energy.sum().expand(4))
+    assert_close(straightness(both, t), bent.sum().expand(4))
+
+
+def test_each_has_its_own_times_and_may_rest():
+    """0/0 where one sample has arrived before another; a straight line that bends."""
+    t = torch.tensor([[0.0, 0.0], [0.5, 1.0], [1.0, 1.0]], dtype=torch.float64)
+    way = torch.stack([2 * t, 3 * t + 1], 2)  # (3, 2, 2): straight
+    assert_close(kinetic_energy(way, t), torch.tensor([13.0, 13.0]).double())
+    assert_close(straightness(way, t), torch.zeros(2).double())
+    for measure in (kinetic_energy, straightness):
+        assert_close(measure(way, 0 * t), torch.zeros(2).double())  # nobody moves in 0
+
+
+@pytest.mark.parametrize("t", [torch.zeros(2), torch.zeros(3, 1), torch.zeros(2, 3)])
+def test_energy_refuses_other_times(t):
+    """Times that broadcast over the points."""
+    for measure in (kinetic_energy, straightness):
+        with pytest.raises(ValueError, match=r"need t \(K,\) or \(K, B\)"):
+            measure(torch.zeros(3, 2, 5), t)
+        with pytest.raises(ValueError, match=r"need t \(K,\) or \(K, B\)"):
+            measure(torch.zeros(1, 2, 5), torch.zeros(1))
+
+
+@pytest.mark.parametrize("path", [OTPath(), CosinePath()], ids=repr)
+def test_the_gaussian_flow_s_energy(path):
+    """The excess over the optimal cost not the mean straightness; a lost factor."""
+    c = torch.tensor([2.0, 0.5], dtype=torch.float64)
+    flow = GaussianFlow(path, MEAN[:2], c.square().diag())
+    nodes = math.sqrt(2) * torch.cat([torch.eye(2), -torch.eye(2)]).double()
+    t = torch.linspace(0, 1, 401, dtype=torch.float64)
+    way = torch.stack([flow.map(nodes, s) for s in t])
+    bent, energy = straightness(way, t).mean(), kinetic_energy(way, t).mean()
+    cost = MEAN[:2].square().sum() + (1 - c).square().sum()
+    assert_close(energy - bent, cost)
+    if path == OTPath():  # polygon: h²/12 ∫|ẍ|² = 8.1e-6, see the page
+        assert_close(bent, (2 - math.pi / 2) * c.sum(), rtol=0, atol=8.2e-6)

@@ -733,7 +733,9 @@ def test_a_span_that_begins_later():
         seen.append(t)
         return cfm_loss(field, OTPath(), x1, t=t, x0=x0)
 
-    short_run(path=types.SimpleNamespace(t_span=(0.25, 0.75)), loss=watching)
+    short_run(
+        path=types.SimpleNamespace(t_span=(0.25, 0.75), prior_std=1.0), loss=watching
+    )
     times = [drawn(draw_seeds(seeded(3)), k, points(), 4)[1] for k in range(6)]
     assert_close(torch.stack(seen), 0.25 + 0.5 * torch.stack(times))
 

@@ -309,8 +309,8 @@ ASYMMETRIC = C + torch.tensor([[0, 1e-3, 0], [0, 0, 0], [0, 0, 0]])
         ((W, M[0], C), ValueError, r"got \(2,\), \(3,\), \(2, 3, 3\)"),
         ((W, M, C[0]), ValueError, r"got \(2,\), \(2, 3\), \(3, 3\)"),
         ((W, M[:, :0], C[:, :0, :0]), ValueError, r"\(2, 0\)"),
-        ((W * 1.01, M, C), ValueError, "positive and sum to 1"),
-        ((torch.tensor([0.0, 1.0]), M, C), ValueError, "positive and sum to 1"),
+        ((0 * W, M, C), ValueError, ">= 0 and not all 0"),
+        ((torch.tensor([-0.1, 1.1]), M, C), ValueError, ">= 0 and not all 0"),
         ((W, M, ASYMMETRIC), ValueError, "symmetric, got a gap of 0.001"),
         (
             (W, M, torch.stack((ASYMMETRIC[0], C[1]))),
@@ -328,6 +328,33 @@ def test_what_is_no_mixture_is_refused(parts, error, message):
     """Kills: a validation that lets something else through."""
     with pytest.raises(error, match=message):
         GaussianMixture(*parts)
+
+
+def test_weights_are_divided_by_their_sum():
+    """Kills: a density that integrates to 2; weights changed that sum to 1 already."""
+    law = skewed_mixture(dtype=torch.float64)
+    twice = GaussianMixture(2 * law.weights, law.means, law.covariances)
+    assert_close(twice.weights, law.weights)
+    x = torch.linspace(-1, 1, 10, dtype=torch.float64).view(5, 2)
+    assert_close(twice.log_prob(x), law.log_prob(x))
+    assert_close(twice.noised(0.5, 1.0).mean, 0.5 * law.mean)
+    assert torch.equal(GaussianMixture(W, M, C).weights, W)
+    third = torch.full((3,), 1 / 3)  # sums to 1 but for rounding
+    kept = GaussianMixture(third, M[:1].expand(3, 3), C[:1].expand(3, 3, 3))
+    assert torch.equal(kept.weights, third)
+
+
+def test_a_weight_may_be_zero():
+    """Kills: NaN from the logarithm of a weight of 0, or a draw of it."""
+    law = skewed_mixture(dtype=torch.float64)
+    weights = torch.tensor([5.0, 0.0, 3.0], dtype=torch.float64)
+    thin = GaussianMixture(weights, law.means, law.covariances)
+    kept = [0, 2]
+    plain = GaussianMixture(weights[kept], law.means[kept], law.covariances[kept])
+    x = torch.linspace(-1, 1, 10, dtype=torch.float64).view(5, 2)
+    assert_close(thin.log_prob(x), plain.log_prob(x))
+    assert_close(thin.score(x), plain.score(x))
+    assert thin.sample(50, generator=seeded()).isfinite().all()
 
 
 def test_rounding_is_no_reason_to_refuse():
