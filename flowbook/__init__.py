@@ -27,7 +27,7 @@ _NAMES = {
         "velocity_to_score",
     ),
     "datasets": ("load_cifar10", "load_digits", "load_fashion_mnist"),
-    "likelihood": ("divergence", "log_prob"),
+    "likelihood": ("Exact", "Hutchinson", "divergence", "log_prob"),
     "losses": ("cfm_loss", "fm_loss", "loss_floor"),
     "marginal": ("EmpiricalMarginal", "MixtureMarginal"),
     "metrics": (
@@ -40,7 +40,7 @@ _NAMES = {
     ),
     "networks": ("MLP",),
     "notation": ("rescale_clock", "reverse_clock"),
-    "ode": ("Solution", "solve"),
+    "ode": ("RK4", "Dopri5", "Euler", "Heun", "Midpoint", "Solution", "solve"),
     "paths": ("GaussianPath", "PathSample"),
     "sampling": ("sample", "time_grid"),
     "schedules": ("CosinePath", "CustomPath", "OTPath", "VEPath", "VPPath"),
@@ -77,6 +77,8 @@ if TYPE_CHECKING:
     from .datasets import load_cifar10 as load_cifar10
     from .datasets import load_digits as load_digits
     from .datasets import load_fashion_mnist as load_fashion_mnist
+    from .likelihood import Exact as Exact
+    from .likelihood import Hutchinson as Hutchinson
     from .likelihood import divergence as divergence
     from .likelihood import log_prob as log_prob
     from .losses import cfm_loss as cfm_loss
@@ -93,6 +95,11 @@ if TYPE_CHECKING:
     from .networks import MLP as MLP
     from .notation import rescale_clock as rescale_clock
     from .notation import reverse_clock as reverse_clock
+    from .ode import RK4 as RK4
+    from .ode import Dopri5 as Dopri5
+    from .ode import Euler as Euler
+    from .ode import Heun as Heun
+    from .ode import Midpoint as Midpoint
     from .ode import Solution as Solution
     from .ode import solve as solve
     from .paths import GaussianPath as GaussianPath

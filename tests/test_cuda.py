@@ -29,6 +29,7 @@ from flowbook import (
     solve,
     train,
 )
+from flowbook.ode import RK4, Euler, Midpoint
 
 DEVICES = (
     "cpu",
@@ -215,7 +216,7 @@ def ends(run):
 
 
 def moved(device):
-    return ends(solve(field, draw(5, 3, device=device), method="rk4", steps=3))
+    return ends(solve(field, draw(5, 3, device=device), RK4(3)))
 
 
 def adaptive(device):
@@ -269,13 +270,13 @@ CASES = {
         field, draw(5, 3, device=device), 0.25
     ),
     "log_prob": lambda device: flowbook.log_prob(
-        field, draw(5, 3, device=device), method="rk4", steps=2
+        field, draw(5, 3, device=device), solver=RK4(2)
     ),
     "solve": moved,
     "Solution": adaptive,
-    "sample": lambda device: sample(field, draw(5, 3, device=device), steps=3),
+    "sample": lambda device: sample(field, draw(5, 3, device=device), Midpoint(3)),
     "time_grid": lambda device: sample(
-        field, draw(5, 3, device=device), grid=flowbook.time_grid("cosine", 3)
+        field, draw(5, 3, device=device), Midpoint(grid=flowbook.time_grid("cosine", 3))
     ),
     "reverse_clock": clocks(flowbook.reverse_clock),
     "rescale_clock": clocks(partial(flowbook.rescale_clock, scale=2.0)),
@@ -373,7 +374,7 @@ def test_fixed_steps_wait_only_at_the_ends(device):
         return v
 
     try:
-        sample(watched, x, method="rk4", steps=3)
+        sample(watched, x, RK4(3))
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert len(waits) == 12
@@ -421,8 +422,8 @@ def test_a_compiled_field_samples_by_cuda_graphs(device):
     )
     x0 = draw(5, 3, device=device).float()
     compiled = torch.compile(model, mode="reduce-overhead")
-    for method in ("euler", "midpoint"):
-        expected = sample(model, x0, method=method, steps=5)
+    for solver in (Euler(5), Midpoint(5)):
+        expected = sample(model, x0, solver)
         for _ in range(3):  # the third is a replay
-            got = sample(compiled, x0, method=method, steps=5)
+            got = sample(compiled, x0, solver)
         assert_close(got, expected, rtol=1e-4, atol=1e-4)
