@@ -219,6 +219,14 @@ def moved(device):
     return ends(solve(field, draw(5, 3, device=device), RK4(3)))
 
 
+def walked(solver):
+    def on(device):
+        run = solve(field, draw(5, 3, device=device), solver, trajectory=True)
+        return *ends(run), run.trajectory
+
+    return on
+
+
 def adaptive(device):
     return ends(solve(field, draw(5, 3, device=device)))[:2]
 
@@ -272,6 +280,17 @@ CASES = {
     "log_prob": lambda device: flowbook.log_prob(
         field, draw(5, 3, device=device), solver=RK4(2)
     ),
+    "Exact": lambda device: flowbook.divergence(
+        field, draw(5, 3, device=device), 0.25, flowbook.Exact(chunk=2)
+    ),
+    "Hutchinson": lambda device: flowbook.divergence(  # signs are exact on 2x
+        lambda x, t: 2 * x, draw(5, 3, device=device), 0.25, flowbook.Hutchinson(2)
+    ),
+    "Euler": walked(Euler(3)),
+    "Midpoint": walked(Midpoint(3)),
+    "Heun": walked(flowbook.Heun(3)),
+    "RK4": walked(RK4(3)),
+    "Dopri5": walked(flowbook.Dopri5(grid=[0, 0.3, 1])),
     "solve": moved,
     "Solution": adaptive,
     "sample": lambda device: sample(field, draw(5, 3, device=device), Midpoint(3)),
