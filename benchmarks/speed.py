@@ -23,7 +23,7 @@ from flowbook import CosinePath, OTPath, VEPath, VPPath
 from flowbook import sample as flow_sample
 from flowbook.likelihood import divergence
 from flowbook.networks import MLP
-from flowbook.ode import solve
+from flowbook.ode import Dopri5, Euler, Midpoint, solve
 from flowbook.toy import sample_moons
 from flowbook.training import train
 
@@ -103,12 +103,16 @@ def path_rows(quick: bool) -> Iterator[Row]:
 
 def sample_rows(quick: bool) -> Iterator[Row]:
     field, steps = trained(quick), 2 if quick else 50
-    for method, by_hand in (("euler", plain.euler), ("midpoint", plain.midpoint)):
+    for solver, by_hand in (
+        (Euler(steps), plain.euler),
+        (Midpoint(steps), plain.midpoint),
+    ):
+        name = type(solver).__name__.lower()  # as the recorded rows call it
         for batch in (1, 256):
             x0 = torch.randn(batch, 2, generator=generator())
             yield Row(
-                f"sample, {method}, batch {batch}",
-                lambda x0=x0, m=method: flow_sample(field, x0, method=m, steps=steps),
+                f"sample, {name}, batch {batch}",
+                lambda x0=x0, s=solver: flow_sample(field, x0, s),
                 (lambda x0=x0, by_hand=by_hand: by_hand(field, x0, steps),),
                 1.05,
             )
@@ -116,7 +120,7 @@ def sample_rows(quick: bool) -> Iterator[Row]:
         x0 = torch.randn(batch, 2, generator=generator())
         yield Row(
             f"sample, dopri5 at 1e-5, batch {batch}",
-            lambda x0=x0: flow_sample(field, x0, method="dopri5"),
+            lambda x0=x0: flow_sample(field, x0, Dopri5()),
             (lambda x0=x0: plain.dopri5(field, x0),),
             budget,
         )

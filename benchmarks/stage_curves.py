@@ -21,6 +21,7 @@ from flowbook.comparison import (
 )
 from flowbook.datasets import load_digits
 from flowbook.images import random_halves
+from flowbook.likelihood import Exact, Hutchinson
 from flowbook.metrics import calibrated, frechet_distance, sliced_wasserstein
 from flowbook.networks import MLP
 from flowbook.toy import ring_mixture, sample_checkerboard, sample_moons
@@ -181,7 +182,7 @@ def run(job: Job) -> None:
             steps=steps,
             batch_size=batch,
             budgets=BUDGETS,
-            divergence="hutchinson" if digits else "exact",
+            divergence=Hutchinson() if digits else Exact(),
             progress=False,
         )
         rows = [{"steps": n, **dataclasses.asdict(row)} for _, _, n, row in found]

@@ -15,7 +15,7 @@ from flowbook.metrics import (
     frechet_distance,
     sliced_wasserstein,
 )
-from flowbook.ode import solve
+from flowbook.ode import Midpoint, solve
 from flowbook.sampling import sample
 from flowbook.unet import UNet
 
@@ -133,7 +133,9 @@ def _draw(job: Job, model: nn.Module, y: Tensor, offset: int) -> Tensor:
     x0 = torch.randn(shape, generator=job.generator(offset), device=job.device)
     steps = job.size(50, 2)
     parts = zip(x0.split(500), y.split(500), strict=True)
-    return torch.cat([sample(partial(model, y=b), a, steps=steps) for a, b in parts])
+    return torch.cat(
+        [sample(partial(model, y=b), a, Midpoint(steps)) for a, b in parts]
+    )
 
 
 def _picture(job: Job, name: str, grid: Tensor, alt: str, caption: str) -> dict:
@@ -155,7 +157,7 @@ def _trajectories(job: Job, model: nn.Module) -> dict:
     x0 = torch.randn(shape, generator=job.generator(2), device=job.device)
     with torch.no_grad():
         field = partial(model, y=y)
-        way = solve(field, x0, method="midpoint", steps=50, trajectory=True).trajectory
+        way = solve(field, x0, Midpoint(50), trajectory=True).trajectory
     grid = image_grid(way[::5].transpose(0, 1).flatten(0, 1), 11)
     alt = "Four rows: from grey noise on the left to a piece of clothing on the right."
     return _picture(job, "trajectories", grid, alt, "From t = 0 to t = 1 in tenths.")
@@ -168,7 +170,7 @@ def _blends(job: Job, model: nn.Module) -> dict:
     s = torch.linspace(0, 1, 11, device=job.device).repeat(4)
     mixed = blend(a.repeat_interleave(11, 0), b.repeat_interleave(11, 0), s)
     y = torch.arange(4, device=job.device).repeat_interleave(11)
-    x = sample(partial(model, y=y), mixed, steps=job.size(50, 2))
+    x = sample(partial(model, y=y), mixed, Midpoint(job.size(50, 2)))
     alt = "Four rows: a piece of clothing turns step by step into another of its kind."
     caption = "Blends of two noises, of the same label, each carried to the data."
     return _picture(job, "blends", image_grid(x, 11), alt, caption)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from flowbook.networks import MLP
+from flowbook.ode import Euler
 from flowbook.sampling import sample
 from flowbook.schedules import OTPath
 from flowbook.training import train
@@ -238,9 +239,7 @@ def _sampling(job: Job, work: _Work) -> dict:
         "plain loop, fp32": lambda: plain.euler(model, x0, steps)
     }
     for name, field in fields.items():
-        codes[f"sample, {name}"] = partial(
-            sample, field, x0, steps=steps, method="euler"
-        )
+        codes[f"sample, {name}"] = partial(sample, field, x0, Euler(steps))
     weights = sum(p.nbytes for p in model.parameters())
     return {
         "variants": _median(job, codes),

@@ -14,6 +14,7 @@ from flowbook.comparison import (
     t_interval,
     train_classifier,
 )
+from flowbook.likelihood import Hutchinson
 from flowbook.metrics import (
     calibrated,
     energy_distance,
@@ -41,7 +42,7 @@ def run(job: Job) -> None:
         "network": lambda: UNet(1, width=width),
         "steps": steps,
         "batch_size": job.size(128, 8),
-        "divergence": "hutchinson",
+        "divergence": Hutchinson(),
         "progress": False,
     }
     judges: dict = {}

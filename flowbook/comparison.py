@@ -7,7 +7,7 @@ __all__ = ['FOUR_METHODS', 'noise_loss', 'score_loss', 'loss_weight', 'as_field'
 # %% ../nbs/17_ot_against_diffusion.ipynb #9e9b876f
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from tempfile import TemporaryDirectory
 
@@ -15,11 +15,11 @@ import torch
 from torch import Generator, Tensor, nn
 
 from .conversions import convert, factors, require_prediction
-from .likelihood import log_prob
+from .likelihood import Exact, Hutchinson, log_prob
 from .losses import cfm_loss
 from .metrics import Distance, calibrated
 from .notation import Field, ask, expand_time, flatten_points, require_like
-from .ode import solve
+from .ode import Dopri5, Midpoint, solve
 from .paths import GaussianPath
 from .schedules import OTPath, VPPath
 from .training import train
@@ -130,10 +130,9 @@ def evaluate(
     judges: Mapping[str, Callable[[Tensor], float]],
     held_out: Tensor,
     budgets: Sequence[int] = (4, 8, 16, 100),
-    divergence: str = "exact",
+    divergence: Exact | Hutchinson = Exact(),
     tolerance: float = 1e-5,
     batch_size: int = 1000,
-    generator: Generator | None = None,
 ) -> Row:
     """Sample `field` from standard normal `noise` (n, *D), judge it, and take its NLL.
 
@@ -149,30 +148,28 @@ def evaluate(
         raise ValueError(f"a standard error needs two points, got {len(held_out)}")
     t0, t1 = path.t_span
     starts = (path.prior_std * noise).split(batch_size)
-    ways = [{"method": "midpoint", "steps": n // 2} for n in budgets]
+    tight = Dopri5(rtol=tolerance, atol=tolerance)
     distances: dict[str, list[float]] = {name: [] for name in judges}
-    for way in [*ways, {"method": "dopri5", "rtol": tolerance, "atol": tolerance}]:
-        runs = [solve(field, x0, t0=t0, t1=t1, **way) for x0 in starts]
+    for solver in [*(Midpoint(n // 2) for n in budgets), tight]:
+        runs = [solve(field, x0, solver, t0=t0, t1=t1) for x0 in starts]
         samples = torch.cat([run.x for run in runs])
         for name, judge in judges.items():
             distances[name].append(judge(samples))
-    nfe = torch.cat([run.nfe for run in runs])  # the slowest needs every call
+    nfe = torch.cat([run.nfe for run in runs])
     log_density = partial(
         log_prob,
         field,
         prior=path.prior_log_prob,
+        solver=tight,
         divergence=divergence,
-        rtol=tolerance,
-        atol=tolerance,
         t_span=path.t_span,
-        generator=generator,
     )
     nll = -torch.cat([log_density(x) for x in held_out.split(batch_size)]).double()
     return Row(
         budgets=tuple(budgets),
         distances={name: tuple(values) for name, values in distances.items()},
         nfe=nfe.double().mean().item(),
-        calls=int(nfe.max()),
+        calls=max(run.calls for run in runs),
         nll=nll.mean().item(),
         nll_error=nll.std().item() / math.sqrt(len(nll)),
     )
@@ -230,6 +227,12 @@ def draw_exam(
     return Exam(data, noise, judges, held_out)
 
 # %% ../nbs/17_ot_against_diffusion.ipynb #70b219af
+def _seeded(divergence: Exact | Hutchinson, generator: Generator):
+    """The same `divergence`, its probes, if it has any, drawn by `generator`."""
+    probing = isinstance(divergence, Hutchinson)
+    return replace(divergence, generator=generator) if probing else divergence
+
+
 def compare(
     methods: Mapping[str, Method],
     network: Callable[[], nn.Module],
@@ -241,7 +244,7 @@ def compare(
     lr: float = 1e-3,
     ema: float = 0.999,
     budgets: Sequence[int] = (4, 8, 16, 100),
-    divergence: str = "exact",
+    divergence: Exact | Hutchinson = Exact(),
     progress: bool = True,
 ) -> Iterator[tuple[str, int, int, Row]]:
     """Train and evaluate every method with every seed: (name, seed, steps, row) each.
@@ -249,7 +252,8 @@ def compare(
     `network()` makes a fresh model, which is moved to where the data lie; a seed gives
     all methods the same exam(seed), initial weights, batches, noise and (scaled) times.
     Of several, growing `steps` each is looked at on the way of one run to the last.
-    For `budgets` and `divergence` see `evaluate`. Raises ValueError for other `steps`.
+    For `budgets` and `divergence` see `evaluate`; probes are drawn from the seed.
+    Raises ValueError for other `steps`.
     """
     counts = [steps] if isinstance(steps, int) else [*steps]
     if not counts or counts != sorted(set(counts)):
@@ -284,8 +288,7 @@ def compare(
                         judges=given.judges,
                         held_out=given.held_out,
                         budgets=budgets,
-                        divergence=divergence,
-                        generator=seeded(),
+                        divergence=_seeded(divergence, seeded()),
                     )
                     yield name, seed, count, row
 

@@ -5,49 +5,30 @@ __all__ = ['sample', 'time_grid']
 
 # %% ../nbs/14_sampling.ipynb #ec941514
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from .notation import Field
-from .ode import METHODS, solve
+from .ode import Midpoint, Solver, _require_count, solve
 
 # %% ../nbs/14_sampling.ipynb #08617618
 def sample(
     field: Field,
     x0: Tensor,
+    solver: Solver = Midpoint(50),
     *,
-    steps: int | None = None,
-    grid: Sequence[float] | Tensor | None = None,
-    method: str = "midpoint",
-    rtol: float | None = None,
-    atol: float | None = None,
     t_span: tuple[float, float] = (0.0, 1.0),
 ) -> Tensor:
     """Carry noise `x0` (B, *D) along `field` over `t_span`; return the samples.
 
-    50 equal steps unless `steps`, a `grid` of times or method "dopri5" say otherwise;
-    "midpoint" costs two evaluations a step. No gradient is kept and `x0` is left as it
+    Midpoint steps cost two evaluations each. No gradient is kept and `x0` is left as it
     is. A module is called in the mode it is in: `.eval()` is the caller's to say.
     A falling `t_span`, (1, 0), carries data to noise. Raises what `solve` raises.
     """
     t0, t1 = t_span
-    if method in METHODS and steps is None and grid is None:
-        steps = 50
     with torch.no_grad():
-        run = solve(
-            field,
-            x0,
-            t0=t0,
-            t1=t1,
-            method=method,
-            steps=steps,
-            grid=grid,
-            rtol=rtol,
-            atol=atol,
-        )
-    return run.x
+        return solve(field, x0, solver, t0=t0, t1=t1).x
 
 # %% ../nbs/14_sampling.ipynb #82d358bf
 def time_grid(
@@ -60,10 +41,7 @@ def time_grid(
     Raises ValueError for another name or fewer than one step, TypeError for steps
     that are no integer.
     """
-    if isinstance(steps, bool) or not isinstance(steps, int):
-        raise TypeError(f"steps must be an integer, got {steps!r}")
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
+    _require_count(steps, "steps")
     s = torch.arange(steps + 1, dtype=torch.float64) / steps
     if kind == "cosine":
         s = (1 - torch.cos(math.pi * s)) / 2

@@ -24,7 +24,9 @@ from benchmarks import (
 )
 from book import recorded
 from book.run import ROOT, BookError
-from flowbook import MLP, CosinePath, OTPath, VEPath, VPPath, divergence, sample, solve
+from flowbook import MLP, CosinePath, OTPath, VEPath, VPPath, sample, solve
+from flowbook.likelihood import divergence
+from flowbook.ode import Dopri5, Euler, Midpoint
 from flowbook.toy import sample_moons
 
 PATHS = [
@@ -59,12 +61,12 @@ def test_plain_paths_are_the_paths(path, formula):
 
 
 @pytest.mark.parametrize(
-    ("method", "by_hand"), [("euler", plain.euler), ("midpoint", plain.midpoint)]
+    ("solver", "by_hand"), [(Euler(7), plain.euler), (Midpoint(7), plain.midpoint)]
 )
-def test_plain_samplers_are_the_samplers(method, by_hand):
+def test_plain_samplers_are_the_samplers(solver, by_hand):
     """Catches a plain loop that takes fewer steps, or half of them."""
     x0 = draw(5, 3)
-    assert_close(by_hand(field, x0, 7), sample(field, x0, method=method, steps=7))
+    assert_close(by_hand(field, x0, 7), sample(field, x0, solver))
 
 
 def test_plain_dopri5_is_as_accurate_for_as_much():
@@ -72,7 +74,7 @@ def test_plain_dopri5_is_as_accurate_for_as_much():
     x0 = draw(5, 3)
     found, nfe = plain.dopri5(field, x0)
     run = solve(field, x0)
-    exact = solve(field, x0, rtol=1e-10, atol=1e-10).x
+    exact = solve(field, x0, Dopri5(1e-10, 1e-10)).x
     # a few steps of tolerance 1e-5 (1 + |x|) each, |x| < 4, and a growth below e^1.75
     assert (found - exact).abs().max() < 10 * 5e-5 * 6
     assert 14 <= nfe <= run.nfe.max() + 12

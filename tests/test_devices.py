@@ -12,22 +12,14 @@ from functools import cache, partial
 import pytest
 import torch
 
-import flowbook
 from flowbook import (
     CosinePath,
-    EmpiricalMarginal,
-    GaussianMixture,
-    MixtureMarginal,
     OTPath,
     VEPath,
     VPPath,
     cfm_loss,
     convert,
-    divergence,
-    energy_distance,
-    fm_loss,
     log_prob,
-    loss_floor,
     sample,
     solve,
 )
@@ -39,8 +31,19 @@ from flowbook.change_of_variables import (
 from flowbook.continuity import continuity_residual, weak_rate
 from flowbook.conversions import PREDICTIONS
 from flowbook.fields import field_from_cdf
-from flowbook.likelihood import standard_normal_log_prob, transport
+from flowbook.likelihood import (
+    Exact,
+    Hutchinson,
+    divergence,
+    standard_normal_log_prob,
+    transport,
+)
+from flowbook.losses import fm_loss, loss_floor
+from flowbook.marginal import EmpiricalMarginal, MixtureMarginal
+from flowbook.metrics import energy_distance, energy_distance_null
 from flowbook.notation import rescale_clock, reverse_clock
+from flowbook.ode import RK4, Euler, Heun, Midpoint
+from flowbook.toy import GaussianMixture
 
 DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
 DTYPES = (torch.float32, torch.float64)
@@ -358,14 +361,14 @@ def test_divergence(shape, kind, dtype, device):
     expected = one_by_one(lambda a, s: divergence(field, a, s), clock, x)
     scale = 2 * n  # a derivative of the field is at most 1 + ½ + ¼
     for chunk in (None, 2):
-        got = divergence(field, own, t, chunk=chunk)
+        got = divergence(field, own, t, Exact(chunk))
         assert_follows(got, expected, own, scale)
 
     def scaled(x, t):  # diagonal, of squared signs: every probe gives the divergence
         return t.view(-1, *[1] * (x.ndim - 1)) * x.sin()
 
     draw = torch.Generator(device).manual_seed(6)
-    got = divergence(scaled, own, t, method="hutchinson", probes=2, generator=draw)
+    got = divergence(scaled, own, t, Hutchinson(probes=2, generator=draw))
     expected = one_by_one(lambda a, s: divergence(scaled, a, s), clock, x)
     assert_follows(got, expected, own, scale)
 
@@ -376,25 +379,25 @@ def test_divergence(shape, kind, dtype, device):
 def test_log_prob_of_a_flow(shape, dtype, device):
     """Another sample's log-determinant; a float64 result of float32."""
     x = points(shape, 1)
-    own, n, options = x.to(device, dtype), x[0].numel(), {"method": "rk4", "steps": 2}
-    expected = one_by_one(lambda a, _: log_prob(field, a, **options), TIMES, x)
+    own, n, solver = x.to(device, dtype), x[0].numel(), RK4(2)
+    expected = one_by_one(lambda a, _: log_prob(field, a, solver=solver), TIMES, x)
     grown = 6 * reach(x)  # back over one unit of time, slopes below 1.75: e^1.75 < 6
     scale = n * (grown**2 + 2)
-    assert_follows(log_prob(field, own, **options), expected, own, scale)
+    assert_follows(log_prob(field, own, solver=solver), expected, own, scale)
 
 
 @everywhere
 @in_both
 @at_shapes
-@pytest.mark.parametrize("method", ("euler", "midpoint", "heun", "rk4"))
-def test_fixed_steps(method, shape, dtype, device):
+@pytest.mark.parametrize("solver", (Euler(3), Midpoint(3), Heun(3), RK4(3)))
+def test_fixed_steps(solver, shape, dtype, device):
     """One time for all data axes; a step or a time in float64 whatever x is."""
     x = points(shape, 1)
-    own, options = x.to(device, dtype), {"method": method, "steps": 3}
-    expected = one_by_one(lambda a, _: sample(field, a, **options), TIMES, x)
+    own = x.to(device, dtype)
+    expected = one_by_one(lambda a, _: sample(field, a, solver), TIMES, x)
     scale = 6 * reach(x)  # slopes below 1.75 grow a rounding by e^1.75 < 6
-    assert_follows(sample(field, own, **options), expected, own, scale)
-    run = solve(field, own, trajectory=True, **options)
+    assert_follows(sample(field, own, solver), expected, own, scale)
+    run = solve(field, own, solver, trajectory=True)
     assert_follows(run.x, expected, own, scale)
     assert run.t.dtype == run.trajectory.dtype == dtype
     assert run.t.device == run.trajectory.device == run.nfe.device == own.device
@@ -519,13 +522,13 @@ NUMBERS = {  # formulas of x and x1 (B,), t (B,); a result that isn't (B,) is un
         lambda y, s: torch.sigmoid(rows(y).sum(1) - s)
     )(x, t),
     "divergence": lambda x, x1, t: divergence(field, x, t),
-    "hutchinson": lambda x, x1, t: divergence(field, x, t, method="hutchinson"),
+    "hutchinson": lambda x, x1, t: divergence(field, x, t, Hutchinson()),
     "standard normal": lambda x, x1, t: standard_normal_log_prob(x),
     "transport": lambda x, x1, t: transport(field, x).x,
     "log_det": lambda x, x1, t: transport(field, x).log_det,
     "log_prob": lambda x, x1, t: log_prob(field, x),
     "solve": lambda x, x1, t: solve(field, x).x,
-    "sample": lambda x, x1, t: sample(field, x, steps=3),
+    "sample": lambda x, x1, t: sample(field, x, Midpoint(3)),
     "energy_distance": lambda x, x1, t: energy_distance(x, x1),
     "log_abs_det": lambda x, x1, t: log_abs_det_jacobian(warp, x),
     "pushforward": lambda x, x1, t: pushforward_log_prob(
@@ -552,10 +555,10 @@ def test_numbers_are_points_of_one_number(name, t):
 def test_hutchinson_of_numbers():
     """Probes of another shape than the points."""
     draw = torch.Generator().manual_seed(0)
-    assert flowbook.likelihood.sample_probes(points((5,), 1), 2).shape == (2, 5)
-    null = flowbook.energy_distance_null(points((9,), 1), 3, 4, generator=draw)
+    assert Hutchinson(2).draw(points((5,), 1)).shape == (2, 5)
+    null = energy_distance_null(points((9,), 1), 3, 4, generator=draw)
     again = torch.Generator().manual_seed(0)
-    column = flowbook.energy_distance_null(points((9, 1), 1), 3, 4, generator=again)
+    column = energy_distance_null(points((9, 1), 1), 3, 4, generator=again)
     torch.testing.assert_close(null, column, rtol=0, atol=0)
 
 

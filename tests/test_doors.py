@@ -33,7 +33,7 @@ from flowbook.notation import (
     reverse_clock,
     time_per_sample,
 )
-from flowbook.ode import solve
+from flowbook.ode import RK4, Euler, Heun, Midpoint, solve
 from flowbook.sampling import sample
 from flowbook.schedules import CosinePath, GaussianFlow, OTPath, VPPath
 from flowbook.toy import GaussianMixture
@@ -172,9 +172,9 @@ def test_rounding_leaves_no_time_outside(dtype):
     for first, last in ((0.0, 1.0), (1e-5, 1.0), (0.3, 1.0), (0.0, 1 - 1e-5)):
         time_per_sample(first + (last - first) * u, x)  # as `cfm_loss` draws
         for start, end in ((first, last), (last, first)):
-            for method in ("euler", "midpoint", "heun", "rk4"):
+            for method in (Euler, Midpoint, Heun, RK4):
                 for steps in (1, 3, 7, 49):
-                    solve(looks, x[:3], t0=start, t1=end, method=method, steps=steps)
+                    solve(looks, x[:3], method(steps), t0=start, t1=end)
             if dtype != torch.bfloat16:
                 solve(looks, x[:3], t0=start, t1=end)
     time_per_sample(1 - u, x)
@@ -229,8 +229,8 @@ def test_one_graph(name):
 CALL_A_FIELD = {
     "ask": lambda f: ask(f, X, 0.5),
     "solve, dopri5": lambda f: solve(f, X),
-    "solve, euler": lambda f: solve(f, X, method="euler", steps=2),
-    "sample": lambda f: sample(f, X, steps=2),
+    "solve, euler": lambda f: solve(f, X, Euler(2)),
+    "sample": lambda f: sample(f, X, Midpoint(2)),
     "velocity_and_divergence": lambda f: velocity_and_divergence(f, X, 0.5),
     "divergence": lambda f: divergence(f, X, 0.5),
     "transport": lambda f: transport(f, X),

@@ -8,14 +8,16 @@ from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from flowbook.likelihood import (
+    Exact,
+    Hutchinson,
     Transport,
     divergence,
     log_prob,
-    sample_probes,
     standard_normal_log_prob,
     transport,
     velocity_and_divergence,
 )
+from flowbook.ode import RK4, Dopri5, Euler, Heun
 
 F64 = torch.float64
 A = torch.tensor([[0.7, -1.2, 0.3], [0.4, 0.5, 2.0], [-0.9, 0.1, -0.2]], dtype=F64)
@@ -57,7 +59,7 @@ def test_exact_divergence(shape, chunk, dtype):
     v, div = velocity_and_divergence(curved, x, t, chunk=chunk)
     assert_close(v, curved(x, t), rtol=0, atol=0)
     assert_close(div, curved_divergence(x, t))
-    assert_close(divergence(curved, x, t, chunk=chunk), div, rtol=0, atol=0)
+    assert_close(divergence(curved, x, t, Exact(chunk)), div, rtol=0, atol=0)
 
 
 def test_divergence_of_a_full_matrix_is_its_trace():
@@ -84,7 +86,7 @@ def test_the_batch_is_never_cut():
         return label * x**2
 
     x = points(5, 3)
-    assert_close(divergence(conditional, x, 0.5, chunk=2), (2 * label * x).sum(1))
+    assert_close(divergence(conditional, x, 0.5, Exact(2)), (2 * label * x).sum(1))
     assert sizes == [5]
 
 
@@ -108,18 +110,18 @@ class Counted(torch.autograd.Function):
         return g
 
 
-def passes(x, **options) -> int:
+def passes(x, *method) -> int:
     before = Counted.passes
-    divergence(lambda x, t: Counted.apply(x), x, 0.5, **options)
+    divergence(lambda x, t: Counted.apply(x), x, 0.5, *method)
     return Counted.passes - before
 
 
 def test_memory_is_bounded_by_the_chunk():
     """Catches: all d directions at once whatever `chunk` says."""
-    assert passes(points(5, 7), chunk=3) == 3  # ceil(7 / 3)
-    assert passes(points(5, 7), chunk=1) == 7
-    assert passes(points(5, 7), chunk=100) == 1
-    assert passes(points(5, 7), method="hutchinson", probes=6, chunk=4) == 2
+    assert passes(points(5, 7), Exact(3)) == 3  # ceil(7 / 3)
+    assert passes(points(5, 7), Exact(1)) == 7
+    assert passes(points(5, 7), Exact(100)) == 1
+    assert passes(points(5, 7), Hutchinson(6, chunk=4)) == 2
 
 
 class LargestTensor(TorchDispatchMode):
@@ -141,11 +143,11 @@ class LargestTensor(TorchDispatchMode):
 
 def test_exact_log_prob_of_images_fits_in_memory():
     """Catches: all 784 directions of a 28 × 28 image held at once by default."""
-    images, once = points(4, 1, 28, 28), {"method": "euler", "steps": 1}
+    images, once = points(4, 1, 28, 28), Euler(1)
     with LargestTensor() as bounded:
-        value = log_prob(curved, images, **once)
+        value = log_prob(curved, images, solver=once)
     with LargestTensor() as whole:
-        log_prob(curved, images, chunk=784, **once)
+        log_prob(curved, images, solver=once, divergence=Exact(784))
     one = torch.ones(4, dtype=F64)
     x0 = images - curved(images, one)
     expected = standard_normal_log_prob(x0) - curved_divergence(images, one)
@@ -182,7 +184,7 @@ def test_a_gpu_takes_eight_times_as_many():
 def test_hutchinson_is_the_mean_of_quadratic_forms(shape, chunk):
     """Catches: a probe lost, a sum for the mean, z·v for z·Jz."""
     x, t = points(*shape), torch.linspace(0, 1, 5, dtype=F64)
-    z = sample_probes(x, 3, distribution="gaussian", generator=generator())
+    z = Hutchinson(3, generator(), "gaussian").draw(x)
     flat, n = z.flatten(2), x[0].numel()
     jacobian = torch.func.vmap(
         torch.func.jacrev(lambda y, s: curved(y[None], s[None])[0])
@@ -190,9 +192,8 @@ def test_hutchinson_is_the_mean_of_quadratic_forms(shape, chunk):
     expected = torch.einsum("pbi,bij,pbj->b", flat, jacobian, flat) / 3
     got = velocity_and_divergence(curved, x, t, probes=z, chunk=chunk)[1]
     assert_close(got, expected)
-    options = {"method": "hutchinson", "probes": 3, "chunk": chunk}
-    drawn = divergence(curved, x, t, generator=generator(), **options)
-    signs = sample_probes(x, 3, generator=generator()).flatten(2)
+    drawn = divergence(curved, x, t, Hutchinson(3, generator(), chunk=chunk))
+    signs = Hutchinson(3, generator()).draw(x).flatten(2)
     expected = torch.einsum("pbi,bij,pbj->b", signs, jacobian, signs) / 3
     assert_close(drawn, expected)
 
@@ -201,17 +202,17 @@ def test_hutchinson_is_the_mean_of_quadratic_forms(shape, chunk):
 def test_probes(dtype):
     """Catches: wrong values, moments, shape or dtype; a generator that is ignored."""
     x = points(500, 4, dtype=dtype)
-    signs = sample_probes(x, 3, generator=generator())
+    signs = Hutchinson(3, generator()).draw(x)
     assert signs.dtype == dtype and signs.shape == (3, 500, 4)
     assert set(signs.unique().tolist()) == {-1.0, 1.0}
     assert abs(signs.mean().item()) < 4 / 6000**0.5
-    normal = sample_probes(x, 3, distribution="gaussian", generator=generator())
+    normal = Hutchinson(3, generator(), "gaussian").draw(x)
     assert normal.shape == (3, 500, 4) and normal.dtype == dtype
     assert abs(normal.mean().item()) < 4 / 6000**0.5
     assert abs(normal.var().item() - 1) < 4 * (2 / 6000) ** 0.5
     assert (normal.abs() > 1.5).any()
-    assert torch.equal(signs, sample_probes(x, 3, generator=generator()))
-    assert sample_probes(x).shape == (1, 500, 4)
+    assert torch.equal(signs, Hutchinson(3, generator()).draw(x))
+    assert Hutchinson().draw(x).shape == (1, 500, 4) and Exact().draw(x) is None
 
 
 def test_standard_normal_log_prob():
@@ -231,33 +232,31 @@ def linear_truth(x):
 def test_log_prob_of_a_linear_flow():
     """Catches: a flipped sign, a lost divergence, backwards for forwards."""
     x = points(5, 3)
-    lp = log_prob(linear, x, rtol=1e-9, atol=1e-9)
+    lp = log_prob(linear, x, solver=Dopri5(1e-09, 1e-09))
     assert_close(lp, linear_truth(x), rtol=1e-7, atol=1e-7)
     assert lp.shape == (5,)
-    by_rk4 = log_prob(linear, x, method="rk4", steps=40)
+    by_rk4 = log_prob(linear, x, solver=RK4(40))
     assert_close(by_rk4, linear_truth(x), rtol=1e-5, atol=1e-5)
     grid = torch.linspace(1, 0, 41)
-    assert_close(
-        log_prob(linear, x, method="rk4", grid=grid), by_rk4, rtol=1e-6, atol=0
-    )
+    assert_close(log_prob(linear, x, solver=RK4(grid=grid)), by_rk4, rtol=1e-6, atol=0)
 
 
 def test_log_prob_on_images_equals_that_of_flat_points():
     """Catches: a state unflattened wrongly."""
     x, t_span = points(5, 1, 3, 1), (0.0, 1.0)
-    flat = log_prob(linear, x.flatten(1), t_span=t_span, method="rk4", steps=5)
+    flat = log_prob(linear, x.flatten(1), solver=RK4(5), t_span=t_span)
 
     def image_field(x, t):
         assert x.shape == (5, 1, 3, 1)
         return linear(x.flatten(1), t).view_as(x)
 
-    assert_close(log_prob(image_field, x, method="rk4", steps=5), flat)
+    assert_close(log_prob(image_field, x, solver=RK4(5)), flat)
 
 
 def test_transport_of_a_linear_flow():
     """Catches: x for log_det, times swapped, nfe lost."""
     x = points(5, 3)
-    end = transport(linear, x, t0=0.2, t1=0.7, rtol=1e-9, atol=1e-9)
+    end = transport(linear, x, solver=Dopri5(1e-09, 1e-09), t0=0.2, t1=0.7)
     assert isinstance(end, Transport)
     expected = x @ torch.linalg.matrix_exp(0.5 * A).T
     assert_close(end.x, expected, rtol=1e-7, atol=1e-7)
@@ -276,14 +275,15 @@ def test_nfe_counts_every_call():
                 calls.append(t)
                 return field(x, t)
 
-            assert transport(counted, x).nfe.tolist() == [len(calls)]
+            end = transport(counted, x)
+            assert end.nfe.tolist() == [len(calls)] == [end.calls]
             calls.clear()
-            heun = transport(counted, x, method="heun", steps=3)
-            assert heun.nfe.tolist() == [len(calls)] == [6 + look]
+            heun = transport(counted, x, solver=Heun(3))
+            assert heun.nfe.tolist() == [len(calls)] == [6 + look] == [heun.calls]
             calls.clear()
             with torch.no_grad():
-                heun = transport(counted, x, method="heun", steps=3)
-            assert heun.nfe.tolist() == [len(calls)] == [6]
+                heun = transport(counted, x, solver=Heun(3))
+            assert heun.nfe.tolist() == [len(calls)] == [6] == [heun.calls]
 
 
 def test_defaults_run_from_noise_to_data():
@@ -303,7 +303,7 @@ def test_t_span_and_prior():
     def prior(x):
         return -x.abs().sum(1)
 
-    lp = log_prob(field, x, prior=prior, t_span=(0.1, 0.6), rtol=1e-9, atol=1e-9)
+    lp = log_prob(field, x, solver=Dopri5(1e-09, 1e-09), prior=prior, t_span=(0.1, 0.6))
     start = x * math.exp(-0.175)
     assert_close(lp, prior(start) - 3 * 0.175, rtol=1e-7, atol=1e-7)
 
@@ -315,7 +315,7 @@ def test_log_det_obeys_the_tolerance_of_the_state():
         return 10 * torch.sin(40 * t)[:, None] * x * (torch.arange(200) == 0)
 
     x = torch.zeros(2, 200, dtype=F64)
-    end = transport(still, x, rtol=1e-4, atol=1e-4, chunk=200)
+    end = transport(still, x, solver=Dopri5(0.0001, 0.0001), divergence=Exact(200))
     expected = (1 - math.cos(40)) / 4
     assert_close(end.x, x, rtol=0, atol=0)
     assert (end.log_det - expected).abs().max() < 2e-4
@@ -335,16 +335,15 @@ def test_a_point_does_not_depend_on_its_batch():
 def test_fixed_probes_and_generator():
     """Catches: fresh probes at each evaluation; generator or count ignored."""
     x = points(5, 3)
-    options = {"divergence": "hutchinson", "method": "euler", "steps": 4}
     for probes in (1, 2):
-        z = sample_probes(x, probes, generator=generator(7))
+        z = Hutchinson(probes, generator(7)).draw(x)
         forms = torch.einsum("pbi,ij,pbj->b", z, A, z) / probes
-        more = {"probes": probes, "generator": generator(7)}
-        got = transport(linear, x, **options, **more).log_det
+        method = Hutchinson(probes, generator(7))
+        got = transport(linear, x, solver=Euler(4), divergence=method).log_det
         assert_close(got, forms)
-        more["generator"] = generator(7)
-        exact = log_prob(linear, x, method="euler", steps=4)
-        lp = log_prob(linear, x, **options, **more)
+        exact = log_prob(linear, x, solver=Euler(4))
+        method = Hutchinson(probes, generator(7))
+        lp = log_prob(linear, x, solver=Euler(4), divergence=method)
         assert_close(lp, exact + A.trace() - forms)
 
 
@@ -354,7 +353,7 @@ def test_training_through_it():
     x = points(2, 3).requires_grad_()
 
     def value(w, x):
-        return log_prob(lambda x, t: (x @ w.T).tanh(), x, method="rk4", steps=2).sum()
+        return log_prob(lambda x, t: (x @ w.T).tanh(), x, solver=RK4(2)).sum()
 
     assert torch.autograd.gradcheck(value, (weight, x))
 
@@ -378,16 +377,16 @@ def test_no_graph_where_none_is_wanted():
     def field(x, t):
         return net(x).tanh()
 
-    plain = log_prob(field, x, method="rk4", steps=2)
+    plain = log_prob(field, x, solver=RK4(2))
     assert plain.requires_grad
     with torch.no_grad():
-        bare = log_prob(field, x, method="rk4", steps=2)
+        bare = log_prob(field, x, solver=RK4(2))
         v, div = velocity_and_divergence(field, x, torch.rand(5))
     assert not bare.requires_grad and not v.requires_grad and not div.requires_grad
     assert_close(bare, plain.detach(), rtol=0, atol=1e-14)
-    assert not log_prob(curved, x, method="rk4", steps=2).requires_grad
+    assert not log_prob(curved, x, solver=RK4(2)).requires_grad
     with torch.inference_mode():
-        inference = log_prob(field, x.clone(), method="rk4", steps=2)
+        inference = log_prob(field, x.clone(), solver=RK4(2))
     assert_close(inference.clone(), bare, rtol=0, atol=1e-14)
     assert not x.requires_grad
 
@@ -408,18 +407,30 @@ def test_constant_fields_have_no_divergence_and_hidden_ones_are_refused():
 def test_bad_input():
     """Catches: a silent broadcast, a negative chunk that skips all, a name unknown."""
     x, t = points(5, 3), torch.rand(5)
-    with pytest.raises(ValueError, match="'exact' or 'hutchinson', got 'trace'"):
-        divergence(linear, x, t, method="trace")
-    with pytest.raises(ValueError, match="'exact' or 'hutchinson', got 'trace'"):
-        log_prob(linear, x, divergence="trace")
+    for call in (
+        lambda method: divergence(linear, x, t, method),
+        lambda method: transport(linear, x, divergence=method),
+        lambda method: log_prob(linear, x, divergence=method),
+    ):
+        for method in ("exact", Exact, None):
+            with pytest.raises(TypeError, match=r"Exact\(\) or Hutchinson\(\), got"):
+                call(method)
     with pytest.raises(ValueError, match="'rademacher' or 'gaussian', got 'normal'"):
-        sample_probes(x, distribution="normal")
-    for count in (0, -1, True, 1.0):
-        with pytest.raises(ValueError, match="at least 1, got"):
-            sample_probes(x, count)
-    for chunk in (0, -1):
-        with pytest.raises(ValueError, match=f"at least 1, got {chunk}"):
-            divergence(linear, x, t, chunk=chunk)
+        Hutchinson(distribution="normal")
+    with pytest.raises(TypeError, match="generator must be a Generator, got 0"):
+        Hutchinson(generator=0)
+    for make, name in (
+        (lambda n: Hutchinson(n), "probes"),
+        (lambda n: Hutchinson(chunk=n), "chunk"),
+        (lambda n: Exact(n), "chunk"),
+        (lambda n: velocity_and_divergence(linear, x, t, chunk=n), "chunk"),
+    ):
+        for count in (0, -1):
+            with pytest.raises(ValueError, match=f"{name} must be at least 1, got"):
+                make(count)
+        for count in (True, 1.0):
+            with pytest.raises(TypeError, match=f"{name} must be an integer, got"):
+                make(count)
     for shape in ((2, 5, 2), (5, 3), (0, 5, 3)):
         with pytest.raises(ValueError, match="probes must be"):
             velocity_and_divergence(linear, x, t, probes=torch.ones(shape, dtype=F64))
@@ -441,10 +452,10 @@ def test_bad_input():
         velocity_and_divergence(linear, x.long(), t)
     with pytest.raises(ValueError, match=r"\(B, \*D\)"):
         divergence(linear, x[0, 0], t)
-    with pytest.raises(TypeError, match="rtol"):
-        log_prob(linear, x, method="euler", steps=2, rtol=1e-3)
+    with pytest.raises(TypeError, match=r"solver must be a .* got 'rk4'"):
+        log_prob(linear, x, solver="rk4")
     with pytest.raises(RuntimeError, match="max_steps = 3"):
-        log_prob(linear, x, rtol=1e-9, atol=1e-9, max_steps=3)
+        log_prob(linear, x, solver=Dopri5(1e-09, 1e-09, max_steps=3))
 
 
 def test_the_field_is_asked_within_the_span_only():
@@ -455,5 +466,5 @@ def test_the_field_is_asked_within_the_span_only():
         seen.extend(t.tolist())
         return linear(x, t)
 
-    transport(field, points(2, 3), t0=0.3, t1=0.8, method="euler", steps=2)
+    transport(field, points(2, 3), solver=Euler(2), t0=0.3, t1=0.8)
     assert seen == pytest.approx([0.3] * 4 + [0.55] * 2)

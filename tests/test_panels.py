@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from book import browser, panels, site
-from flowbook import CosinePath, EmpiricalMarginal, OTPath, VPPath, solve
+from flowbook import RK4, CosinePath, Euler, Midpoint, OTPath, VPPath, solve
+from flowbook.marginal import EmpiricalMarginal
 
 pytestmark = pytest.mark.book
 
@@ -96,7 +97,7 @@ def test_the_marginal_velocity_is_the_package_s(formulas, name, t):
     close(f64(formulas.evaluate(code, [x, DATA, t])), wanted)
 
 
-@pytest.mark.parametrize("method", ["euler", "midpoint", "rk4"])
+@pytest.mark.parametrize("method", [Euler, Midpoint, RK4])
 def test_a_followed_point_is_the_package_s(formulas, method):
     """Catches a step with a wrong node or weight."""
     x = [0.8, -1.1]
@@ -104,8 +105,8 @@ def test_a_followed_point_is_the_package_s(formulas, method):
         const field = (x, t) => flowbook.velocity(path, data, 2, x, t);
         return flowbook.follow(field, x, { steps: 7, method }).at(-1); }"""
     marginal = EmpiricalMarginal(OTPath(sigma_min=0.3), f64(DATA).view(3, 2))
-    wanted = solve(marginal.velocity, f64([x]), method=method, steps=7).x[0]
-    close(f64(formulas.evaluate(code, [x, DATA, method])), wanted)
+    wanted = solve(marginal.velocity, f64([x]), method(7)).x[0]
+    close(f64(formulas.evaluate(code, [x, DATA, method.__name__.lower()])), wanted)
 
 
 def test_the_density_of_a_map_is_the_closed_form(formulas):

@@ -12,7 +12,7 @@ from torch.distributions import Normal
 from torch.testing import assert_close
 
 from flowbook.notation import PathSample, Schedule
-from flowbook.ode import solve
+from flowbook.ode import RK4, solve
 from flowbook.paths import GaussianPath
 
 
@@ -151,7 +151,7 @@ def test_bound_velocity_is_a_field():
     begin, end = (PATH.interpolate(x0, x1, t).xt for t in (0.0, 1.0))
     field = partial(PATH.velocity, x1=x1)
     # RK4, 32 steps: h⁴ = 1e-6 times |u| of a few
-    assert_close(solve(field, begin, method="rk4", steps=32).x, end, rtol=0, atol=1e-5)
+    assert_close(solve(field, begin, RK4(32)).x, end, rtol=0, atol=1e-5)
 
 
 def test_prior_is_scaled_and_seeded():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from flowbook.ode import METHODS, solve
+from flowbook.ode import RK4, Dopri5, Euler, Heun, Midpoint, solve
 from flowbook.sampling import sample, time_grid
 
 F64 = torch.float64
@@ -28,28 +28,22 @@ def test_default_is_fifty_midpoint_steps():
         t = torch.full((5,), k * h, dtype=F64)
         x = x + h * swirl(x + h / 2 * swirl(x, t), t + h / 2)
     assert_close(sample(swirl, points()), x)
-    assert_close(sample(swirl, points(), steps=50), x)
+    assert_close(sample(swirl, points(), Midpoint(50)), x)
 
 
-@pytest.mark.parametrize("method", [*METHODS, "dopri5"])
-def test_options_reach_the_solver(method):
-    """Catches an option that is dropped on its way to `solve`."""
-    span = (0.9, 0.2)
-    if method == "dopri5":
-        choices = [{}, {"rtol": 1e-2, "atol": 1e-9}, {"rtol": 1e-9, "atol": 1e-2}]
-    else:
-        choices = [{"steps": 3}, {"steps": 50}, {"grid": [0.9, 0.8, 0.2]}]
+@pytest.mark.parametrize("method", [Euler, Midpoint, Heun, RK4, Dopri5])
+def test_the_solver_and_the_span_reach_solve(method):
+    """Catches a solver or a span that is dropped on its way to `solve`."""
+    solvers = [method(3), method(50), method(grid=[0.9, 0.8, 0.2])]
+    if method is Dopri5:
+        solvers = [Dopri5(), Dopri5(1e-2, 1e-9), Dopri5(1e-9, 1e-2)]
     found = []
-    for options in choices:
-        x = sample(swirl, points(), method=method, t_span=span, **options)
-        run = solve(swirl, points(), t0=0.9, t1=0.2, method=method, **options)
-        assert_close(x, run.x, rtol=0, atol=0)
-        found.append(x)
+    for solver in solvers:
+        found.append(sample(swirl, points(), solver, t_span=(0.9, 0.2)))
+        run = solve(swirl, points(), solver, t0=0.9, t1=0.2)
+        assert_close(found[-1], run.x, rtol=0, atol=0)
     assert not torch.equal(found[0], found[1])
     assert not torch.equal(found[1], found[2])
-    if method != "dopri5":
-        x = sample(swirl, points(), method=method, t_span=span)
-        assert_close(x, found[1], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("dtype", [F64, torch.float32])
@@ -68,7 +62,7 @@ def test_no_gradient_and_no_mode_is_changed():
     x0 = torch.ones(5, 2, requires_grad=True)
     for training in (True, False):
         net.train(training)
-        x = sample(lambda x, t: net(x), x0, steps=2)
+        x = sample(lambda x, t: net(x), x0, Midpoint(2))
         assert not x.requires_grad and net.training == net[1].training == training
     assert sample(lambda x, t: -x, points()).requires_grad is False
     with torch.enable_grad():
@@ -77,8 +71,8 @@ def test_no_gradient_and_no_mode_is_changed():
 
 def test_round_trip():
     """Catches a t_span read in the wrong order."""
-    there = sample(swirl, points(), method="rk4", steps=100)
-    back = sample(swirl, there, method="rk4", steps=100, t_span=(1.0, 0.0))
+    there = sample(swirl, points(), RK4(100))
+    back = sample(swirl, there, RK4(100), t_span=(1.0, 0.0))
     assert_close(back, points(), rtol=0, atol=1e-6)
 
 
@@ -94,23 +88,19 @@ def test_time_grids():
         assert grid[0] == 0 and grid[-1] == 1
         assert_close(time_grid(kind, 4, t_span=(0.9, 0.1)), 0.9 - 0.8 * want)
         assert_close(time_grid(kind, 1), torch.tensor([0, 1], dtype=F64))
-        x = sample(swirl, points(), grid=time_grid(kind, 200))
-        assert_close(x, sample(swirl, points(), method="dopri5"), rtol=0, atol=1e-3)
+        x = sample(swirl, points(), Midpoint(grid=time_grid(kind, 200)))
+        assert_close(x, sample(swirl, points(), Dopri5()), rtol=0, atol=1e-3)
 
 
 def test_bad_input():
     """Catches a validation that was dropped."""
-    for options, error, words in [
-        ({"steps": 0}, ValueError, "at least 1, got 0"),
-        ({"steps": 5, "grid": [0, 1]}, TypeError, "steps or grid"),
-        ({"method": "rk5"}, ValueError, "method must be one of euler"),
-        ({"method": "dopri5", "steps": 5}, TypeError, "does not take steps"),
-        ({"rtol": 1e-3}, TypeError, "'midpoint' does not take rtol"),
-        ({"atol": 1e-3}, TypeError, "'midpoint' does not take atol"),
-        ({"grid": [0, 0.5]}, ValueError, "must run from"),
+    for solver, error, words in [
+        (5, TypeError, "solver must be a .* got 5"),
+        ("dopri5", TypeError, "solver must be a .* got 'dopri5'"),
+        (Midpoint(grid=[0, 0.5]), ValueError, "must run from"),
     ]:
         with pytest.raises(error, match=words):
-            sample(swirl, points(), **options)
+            sample(swirl, points(), solver)
     with pytest.raises(ValueError, match="x0 must be finite"):
         sample(swirl, points() / 0)
     with pytest.raises(ValueError, match="uniform, cosine, logit, got 'sine'"):

@@ -10,8 +10,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import conv2d
 from torch.testing import assert_close
 
-from flowbook.likelihood import divergence
-from flowbook.ode import solve
+from flowbook.likelihood import Exact, divergence
+from flowbook.ode import Euler, solve
 from flowbook.unet import ResidualBlock, SelfAttention, UNet
 
 F64 = torch.float64
@@ -284,9 +284,9 @@ def test_divergence():
         traces.append(jacobian.reshape(20, 20).trace())
     with torch.no_grad():
         for chunk in (1, 7, 20):
-            assert_close(divergence(field, x, 0.3, chunk=chunk), torch.stack(traces))
+            assert_close(divergence(field, x, 0.3, Exact(chunk)), torch.stack(traces))
     with sdpa_kernel(SDPBackend.MATH):  # the fast kernels have no second derivative
-        loss = divergence(field, x, 0.3, chunk=1).sum()
+        loss = divergence(field, x, 0.3, Exact(1)).sum()
         (grad,) = torch.autograd.grad(loss, model.first.weight)
     assert grad.isfinite().all() and (grad != 0).any()
 
@@ -294,7 +294,7 @@ def test_divergence():
 def test_is_a_field():
     """Catches: a labelled network that a solver cannot call."""
     model, x0 = small(classes=3), images(5, 2, 4, 4)
-    run = solve(partial(model, y=LABELS), x0, method="euler", steps=2)
+    run = solve(partial(model, y=LABELS), x0, Euler(2))
     middle = x0 + 0.5 * model(x0, torch.zeros(5, dtype=F64), LABELS)
     end = middle + 0.5 * model(middle, torch.full((5,), 0.5, dtype=F64), LABELS)
     assert_close(run.x, end)
