@@ -84,9 +84,10 @@ class GaussianPath(ABC):
         `x0` is what `prior` draws. Unlike the other methods this one allows sigma = 0
         (Lipman et al., eq. 11 and 13, where prior_std is 1).
         """
-        times = time_per_sample(t, _require_pair(x0, x1, "x0"))
-        self._look(t, x0, divides=False)
-        wide = times.view(-1, *[1] * (x0.ndim - 1))  # looked at once is enough
+        like = _require_pair(x0, x1, "x0")
+        times = time_per_sample(t, like)
+        self._look(t, like, divides=False)
+        wide = times.view(-1, *[1] * (like.ndim - 1))  # looked at once is enough
         return PathSample(x0, x1, times, *self._flow(x0, x1, wide))
 
     def _flow(self, x0: Tensor, x1: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:

@@ -335,7 +335,7 @@ ROOT = torch.tensor([[1.0, 0.4, 0.0], [-0.3, 0.7, 0.2], [0.5, 0.0, 0.4]]).double
 SPREAD = ROOT @ ROOT.mT
 
 
-@pytest.mark.parametrize("path", [*PATHS, OWN], ids=repr)
+@pytest.mark.parametrize("path", [*PATHS, OWN], ids=named)
 @pytest.mark.parametrize("shape", [(6, 3), (6, 1, 3)])
 def test_gaussian_flow(path, shape):
     """A derivative, a square or a sign; the start that VP and VE miss taken as met."""

@@ -740,6 +740,20 @@ def test_a_span_that_begins_later():
     assert_close(torch.stack(seen), 0.25 + 0.5 * torch.stack(times))
 
 
+def test_the_noise_is_the_prior_s():
+    """Catches: standard normal noise on a path that starts wider."""
+    seen = []
+
+    def watching(field, path, x1, *, t, x0):
+        seen.append(x0)
+        return cfm_loss(field, OTPath(), x1, t=t, x0=x0)
+
+    span = {"t_span": (0.0, 1.0), "prior_std": 5.0}
+    short_run(path=types.SimpleNamespace(**span), loss=watching)
+    noise = [drawn(draw_seeds(seeded(3)), k, points(), 4)[2] for k in range(6)]
+    assert_close(torch.stack(seen), 5 * torch.stack(noise))
+
+
 def test_the_second_of_three_processes():
     """Catches: rows of another share, or two; layers seeded alike in all processes."""
     seen = []
