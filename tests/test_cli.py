@@ -338,7 +338,7 @@ def test_alone_it_takes_the_gpu(world, moved):
         ("--data digits --model unet --width 12", "multiple of 8, got 12"),
         ("--width 0", "width 0"),
         ("--batch-size 20000", r"lie in \[1, 16384\].* got 20000"),
-        ("--steps 0", "steps 0"),
+        ("--steps 0", "an integer steps >= 1, got 0"),
         ("--lr nan", "lr nan"),
         ("--precision bf16 --dtype float64", "bf16 needs float32 weights"),
         ("--path ve", "path ve needs sigma_min and sigma_max, got no number"),
