@@ -38,8 +38,11 @@ def vp(x0: Tensor, x1: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def ve(x0: Tensor, x1: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    """The variance exploding path from sigma_max = 10 to sigma_min = 0.01."""
-    noise = 10 * (0.01 / 10) ** t.view(-1, 1) * x0
+    """The variance exploding path from sigma_max = 10 to sigma_min = 0.01.
+
+    `x0` is N(0, 10² I).
+    """
+    noise = (0.01 / 10) ** t.view(-1, 1) * x0
     return x1 + noise, math.log(0.01 / 10) * noise
 
 

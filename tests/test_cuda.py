@@ -146,8 +146,7 @@ def a_null(name):
         if name == "energy_distance_null":
             values = energy_distance_null(x, 4, 4, generator=g, **same)
         else:
-            distance = flowbook.energy_distance
-            values = distance_null(distance, x, 4, 4, generator=g, **same)
+            values = distance_null(energy_distance, x, 4, 4, generator=g, **same)
         return (values >= 0).double(), values.new_tensor(values.shape)
 
     return on
@@ -156,8 +155,7 @@ def a_null(name):
 def a_judge(device):
     x, new = draw(20, 3, device=device), draw(6, 3, seed=1, device=device)
     g = torch.Generator(device).manual_seed(0)
-    distance = flowbook.energy_distance
-    judge = calibrated(distance, x, new, 5, repeats=3, generator=g)
+    judge = calibrated(energy_distance, x, new, 5, repeats=3, generator=g)
     return torch.tensor(float(judge(new[:5]) >= 0), device=device)
 
 
