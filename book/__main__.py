@@ -21,15 +21,15 @@ def book() -> None:
     print("  make serve")
 
 
-def chapter(number: str) -> None:
-    """Run one notebook and build its page alone."""
-    from . import notebooks, run, site, stage
+def chapter(name: str) -> None:
+    """Run one notebook, given by its number or its stem, and build its page alone."""
+    from . import notebooks, numbers, run, site, stage
 
-    name = number if not number.isdigit() else f"{int(number):02}"
-    found = [p for p in notebooks.notebooks() if p.stem.startswith(f"{name}_")]
-    if len(found) != 1:
-        known = ", ".join(p.stem.split("_")[0] for p in notebooks.notebooks())
-        raise run.BookError(f"there is no chapter {number!r}; there are {known}")
+    known = numbers.numbers()
+    found = [p for p in notebooks.notebooks() if name in (p.stem, known.get(p.stem))]
+    if not found:
+        there = ", ".join(f"{n} {stem}" for stem, n in known.items())
+        raise run.BookError(f"there is no chapter {name!r}; there are {there}")
     (done,) = run.run_all(found)
     folder = BUILD / "chapter" / done.path.stem
     source, html = folder / "source", folder / "html"

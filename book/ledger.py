@@ -173,8 +173,7 @@ def bar(residual: float, tolerance: float) -> str:
 
 
 def _elsewhere(check: dict) -> str:
-    chapter = check["page"].rpartition("/")[2].partition("_")[0]
-    return f" (in {{doc}}`{chapter} <{check['page']}>`)"
+    return f" (in {{ref}}`{check['page'].rpartition('/')[2]}`)"
 
 
 def table(rows: list[dict], home: str) -> list[str]:

@@ -23,7 +23,7 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell
 from PIL import Image
 
-from . import BUILD, NBS, PACKAGE, ROOT, ledger, panels, recorded
+from . import BUILD, NBS, PACKAGE, ROOT, ledger, numbers, panels, recorded
 from .notebooks import directives, module_of, title
 from .run import BookError, Run
 from .settings import Settings, read_settings
@@ -33,17 +33,19 @@ HEADING = re.compile(r"^#{1,4} (.+)$", re.MULTILINE)
 NAMED = re.compile(r"\{prf:ref\}`thm-([123])`")  # they have a name and no number
 
 
-def page(nb: NotebookNode) -> NotebookNode:
-    """Turn an executed notebook into what a reader sees."""
+def page(nb: NotebookNode, stem: str = "") -> NotebookNode:
+    """Turn an executed notebook, chapter `stem`, into what a reader sees."""
     nb = copy.deepcopy(nb)
-    module = module_of(nb)
+    module, known = module_of(nb), numbers.numbers()
+    if stem in known:
+        nb.cells[0].source = numbers.headed(nb.cells[0].source, known[stem])
     nb.metadata["language_info"] = {"name": "python", "pygments_lexer": "ipython3"}
     cells, touched, film = [], [], False
     for number, cell in enumerate(nb.cells):
         if cell.cell_type != "code":
             cell.source = NAMED.sub(r"{prf:ref}`Theorem \1 <thm-\1>`", cell.source)
             cell.source = ledger.BLOCK.sub(_indexed, cell.source)
-            cell.source = recorded.fill(cell.source)
+            cell.source = numbers.filled(recorded.fill(cell.source), known)
             cells.append(cell)
             continue
         found = directives(cell.source)
@@ -108,7 +110,10 @@ def _caption(cell: NotebookNode, values: dict[str, str]) -> None:
         image["classes"] = "as-is"
     cell.metadata["mystnb"] = {
         "image": image,
-        "figure": {"caption": values["caption"], "name": values["label"]},
+        "figure": {
+            "caption": numbers.filled(values["caption"], numbers.numbers()),
+            "name": values["label"],
+        },
     }
 
 
@@ -245,6 +250,7 @@ def config(settings: Settings) -> str:
     sphinx["flowbook_about"] = settings.description
     sphinx["flowbook_colophon"] = colophon(settings)
     sphinx["flowbook_aliases"] = aliases()
+    sphinx["flowbook_numbers"] = numbers.numbers()
     if settings.has_owner:
         sphinx["flowbook_repository"] = settings.repository_url
         sphinx["flowbook_branch"] = settings.branch
@@ -282,11 +288,13 @@ def stage(runs: list[Run], folder: Path = SOURCE) -> None:
     measured: list[dict] = []
     modules: dict[str, str] = {}
     exported: list[Export] = []
+    titles: dict[str, str] = {}
     static = [p for p in (ROOT / "book" / "static").glob("*") if p.is_file()]
     files |= panels.files()
     for run in runs:
-        nb = page(run.nb)
         stem = run.path.stem
+        nb = page(run.nb, stem)
+        titles[f"nbs/{stem}"] = title(nb)
         files[f"nbs/{stem}.ipynb"] = nbformat.writes(nb)
         found += ledger.statements(f"nbs/{stem}", _markdown(nb))
         measured += ledger.checks(f"nbs/{stem}", run.nb)
@@ -304,16 +312,18 @@ def stage(runs: list[Run], folder: Path = SOURCE) -> None:
         raise BookError("the proof ledger has gaps:\n" + "\n".join(missing))
     chapters = {run.path.stem: run.nb for run in runs}
     for path in NBS.glob("*.md"):
-        files[f"nbs/{path.name}"] = panels.with_films(path.read_text(), chapters)
+        text = numbers.filled(path.read_text(), numbers.numbers())
+        files[f"nbs/{path.name}"] = panels.with_films(text, chapters)
     for path in static:
         files[f"_static/{path.name}"] = path.read_bytes()
-    titles = {f"nbs/{run.path.stem}": title(run.nb) for run in runs}
+    known = numbers.numbers()
     files |= api_pages(modules, exported, titles)
-    files["ledger.md"] = ledger.page(found, measured, titles)
+    files["ledger.md"] = numbers.filled(ledger.page(found, measured, titles), known)
     files["timings.md"] = recorded.timings(runs)
     files["references.bib"] = (ROOT / "book" / "references.bib").read_text()
     for name in ("bibliography", "glossary"):
-        files[f"{name}.md"] = (ROOT / "book" / f"{name}.md").read_text()
+        text = (ROOT / "book" / f"{name}.md").read_text()
+        files[f"{name}.md"] = numbers.filled(text, known)
     files["changelog.md"] = (ROOT / "CHANGELOG.md").read_text()
     files["_toc.yml"] = contents(modules)
     files["_config.yml"] = config(read_settings())
@@ -344,7 +354,7 @@ def stage_one(run: Run, folder: Path) -> None:
     static = [p for p in (ROOT / "book" / "static").glob("*") if p.is_file()]
     static += recorded.pictures(_markdown(run.nb))
     files: dict[str, str | bytes] = {
-        f"nbs/{stem}.ipynb": nbformat.writes(page(run.nb)),
+        f"nbs/{stem}.ipynb": nbformat.writes(page(run.nb, stem)),
         "references.bib": (ROOT / "book" / "references.bib").read_text(),
         "bibliography.md": (ROOT / "book" / "bibliography.md").read_text(),
         "_toc.yml": yaml.safe_dump(

@@ -1,8 +1,8 @@
 """A Sphinx extension: numbers by chapter, names of statements, tooltips of terms.
 
-With the toctree's own numbering, chapter 09's theorem would print as "Theorem 3.1
-(Theorem 3)". So that is off, chapters carry their numbers in their titles, and here
-the n-th statement of chapter 09 becomes 9.n. Statements that have a name and no number
+With the toctree's own numbering, chapter 9's theorem would print as "Theorem 3.1
+(Theorem 3)". So that is off, `flowbook_numbers` gives each chapter its own, and here
+the n-th statement of chapter 9 becomes 9.n. Statements that have a name and no number
 ("Theorem 3 (Lipman et al.)") print that name.
 """
 
@@ -17,19 +17,13 @@ from sphinx.transforms import SphinxTransform
 from sphinx_proof.nodes import NODE_TYPES, unenumerable_node
 
 
-def chapter(docname: str) -> str | None:
-    """The number of a chapter, from its file's name: "9" for nbs/09_gaussian_paths."""
-    found = re.match(r"nbs/0?([a-z]?\d+[a-z]?)_", docname)
-    return found[1] if found else None
-
-
 def number_by_chapter(app: Sphinx, env: BuildEnvironment) -> None:
-    """Number figures, equations, exercises and statements 9.1, 9.2, ... in chapter 09.
+    """Number figures, equations, exercises and statements 9.1, 9.2, ... in chapter 9.
 
     All kinds of statement share one counter.
     """
     for docname in env.found_docs:
-        prefix = chapter(docname)
+        prefix = app.config.flowbook_numbers.get(docname.removeprefix("nbs/"))
         kinds = env.toc_fignumbers.get(docname, {})
         shared = {i: n for k in NODE_TYPES for i, n in kinds.get(k, {}).items()}
         order = [i for i in _ids(env, docname) if i in shared]
@@ -274,6 +268,7 @@ def no_signature(app, what, name, obj, options, signature, returns) -> tuple | N
 def setup(app: Sphinx) -> dict:
     for name in ("flowbook_proofs", "flowbook_finish"):
         app.setup_extension(name)
+    app.add_config_value("flowbook_numbers", {}, "env")
     app.connect("env-check-consistency", number_by_chapter)
     app.connect("autodoc-process-docstring", plain_docstring)
     app.connect("autodoc-process-signature", no_signature)

@@ -19,7 +19,7 @@
   const split = (text) => plain(text).match(/[\p{L}\p{N}]+/gu) ?? [];
   const stem = (word) => (word.length > 3 ? word.replace(/(ies|es|s|ing|ed)$/, "") : word);
   const words = (text) => split(text).map(stem);
-  const bare = (title) => title.replace(/^[a0-9]+\d* · /, "");
+  const bare = (title) => title.replace(/^(\d+|[A-Z]) · /, "");
 
   // How well a name fits: 10 the very words, 0 not at all.
   const fit = (asked, title) => {
