@@ -26,8 +26,8 @@ audit: ## Lighthouse on every page (needs Node; the rest does not)
 serve: ## show the built book on this machine
 	@$(run) serve
 
-chapter: ## N=09: run one chapter and build its page
-	@$(if $(N),$(run) chapter $(N),echo "which chapter? Say, for example: make chapter N=09" >&2; exit 2)
+chapter: ## N=9 or N=flows: run one chapter and build its page
+	@$(if $(N),$(run) chapter $(N),echo "which chapter? Say, for example: make chapter N=9" >&2; exit 2)
 
 export: ## write the package from the notebooks, and what follows from settings.ini
 	@$(run) export

@@ -1,6 +1,6 @@
 """Record on a CPU what is too long for a page: `make record STAGE=moons`.
 
-    python -m benchmarks.cpu moons                    chapter 17's curves, results/cpu
+    python -m benchmarks.cpu moons             curves that a page draws, results/cpu
     python -m benchmarks.cpu digits --quick           a smoke test, of no value
 
 It needs what `benchmarks.gpu` needs (digits: scikit-learn), and an hour or less of one

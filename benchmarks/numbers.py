@@ -1,4 +1,4 @@
-"""Print the means that chapter 17's figures draw: `python -m benchmarks.numbers`."""
+"""The means that the comparison's figures draw: `python -m benchmarks.numbers`."""
 
 import json
 from pathlib import Path

@@ -23,7 +23,7 @@ from flowbook import CosinePath, OTPath, VEPath, VPPath
 from flowbook import sample as flow_sample
 from flowbook.likelihood import divergence
 from flowbook.networks import MLP
-from flowbook.ode import Dopri5, Euler, Midpoint, solve
+from flowbook.solvers import Dopri5, Euler, Midpoint, solve
 from flowbook.toy import sample_moons
 from flowbook.training import train
 

@@ -1,4 +1,4 @@
-"""Chapter 17's comparison against training steps: four methods, three seeds, a set."""
+"""The comparison against training steps: four methods, three seeds, a set."""
 
 import dataclasses
 import math
@@ -22,7 +22,7 @@ from flowbook.comparison import (
 from flowbook.datasets import load_digits
 from flowbook.images import random_halves
 from flowbook.likelihood import Exact, Hutchinson
-from flowbook.metrics import calibrated, frechet_distance, sliced_wasserstein
+from flowbook.metrics import calibrated_distance, frechet_distance, sliced_wasserstein
 from flowbook.networks import MLP
 from flowbook.toy import ring_mixture, sample_checkerboard, sample_moons
 
@@ -116,7 +116,9 @@ def digits_exam(job: Job, seed: int) -> tuple[Exam, Tensor, Tensor]:
 
     size, held_out = job.size(400, 40), images[unseen][: job.size(899, 50)]
     judges = {
-        name: calibrated(distance, images, held_out, size, repeats=50, generator=g)
+        name: calibrated_distance(
+            distance, images, held_out, size, repeats=50, generator=g
+        )
         for name, distance in {"sliced": sliced, "Fréchet": frechet}.items()
     }
     noise = torch.randn((size, *images.shape[1:]), generator=g)

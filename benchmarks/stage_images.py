@@ -1,4 +1,4 @@
-"""Fashion-MNIST by the recipe of chapter 16: one network, and what came out of it."""
+"""Fashion-MNIST by the recipe of `train_unet`: one network, and what came out of it."""
 
 from functools import partial
 
@@ -8,15 +8,15 @@ from torch import Tensor, nn
 
 from flowbook.comparison import train_classifier
 from flowbook.datasets import load_fashion_mnist
-from flowbook.images import blend, image_grid, nearest, train_unet
+from flowbook.images import image_grid, nearest, spherical_blend, train_unet
 from flowbook.metrics import (
     distance_null,
     energy_distance,
     frechet_distance,
     sliced_wasserstein,
 )
-from flowbook.ode import Midpoint, solve
 from flowbook.sampling import sample
+from flowbook.solvers import Midpoint, solve
 from flowbook.unet import UNet
 
 from .record import ROOT, Job, picture, table
@@ -168,7 +168,7 @@ def _blends(job: Job, model: nn.Module) -> dict:
     draw = partial(torch.randn, shape, device=job.device)
     a, b = draw(generator=job.generator(3)), draw(generator=job.generator(4))
     s = torch.linspace(0, 1, 11, device=job.device).repeat(4)
-    mixed = blend(a.repeat_interleave(11, 0), b.repeat_interleave(11, 0), s)
+    mixed = spherical_blend(a.repeat_interleave(11, 0), b.repeat_interleave(11, 0), s)
     y = torch.arange(4, device=job.device).repeat_interleave(11)
     x = sample(partial(model, y=y), mixed, Midpoint(job.size(50, 2)))
     alt = "Four rows: a piece of clothing turns step by step into another of its kind."

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from flowbook.networks import MLP
-from flowbook.ode import Euler
+from flowbook.paths import OTPath
 from flowbook.sampling import sample
-from flowbook.schedules import OTPath
+from flowbook.solvers import Euler
 from flowbook.training import train
 from flowbook.unet import UNet
 

@@ -1,4 +1,4 @@
-"""Chapter 17's comparison on Fashion-MNIST: four methods, three seeds."""
+"""The comparison on Fashion-MNIST: four methods, three seeds."""
 
 import dataclasses
 from functools import partial
@@ -16,7 +16,7 @@ from flowbook.comparison import (
 )
 from flowbook.likelihood import Hutchinson
 from flowbook.metrics import (
-    calibrated,
+    calibrated_distance,
     energy_distance,
     frechet_distance,
     sliced_wasserstein,
@@ -91,7 +91,7 @@ def _judges(job: Job, x: Tensor, labels: Tensor, held_out: Tensor, n: int) -> di
 
     made = {"energy": energy_distance, "sliced W₂²": sliced, "Fréchet": by_features}
     return {
-        name: calibrated(
+        name: calibrated_distance(
             distance,
             x,
             held_out[: job.size(2000, 16)],

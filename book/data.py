@@ -2,7 +2,13 @@
 
 from pathlib import Path
 
-from flowbook.datasets import DEBIAN, FASHION_MNIST, Archive, fetch, unpack
+from flowbook.datasets import (
+    DEBIAN_FASHION_MNIST,
+    FASHION_MNIST,
+    Archive,
+    decompress,
+    fetch,
+)
 
 from . import ROOT
 from .run import BookError
@@ -26,7 +32,7 @@ def _stage_one(archive: Archive, source: str | Path | None, into: Path) -> str:
     goal = into / archive.name
     if goal.is_file():
         try:
-            unpack(archive, goal)
+            decompress(archive, goal)
         except ValueError as error:
             print(f"replaced, because {error}")
             goal.unlink()
@@ -34,7 +40,7 @@ def _stage_one(archive: Archive, source: str | Path | None, into: Path) -> str:
             return "was there"
     try:
         found = _find(archive, source, into)
-        unpack(archive, found)
+        decompress(archive, found)
     except (OSError, ValueError) as error:
         raise BookError(f"{archive.name} can't be had: {error}") from error
     if found == goal:
@@ -50,6 +56,6 @@ def _find(archive: Archive, source: str | Path | None, into: Path) -> Path:
     """A file in `source`, or else in Debian's folder, or else downloaded to `into`."""
     if source is not None:
         return fetch(archive, source)
-    if (DEBIAN / archive.name).is_file():
-        return DEBIAN / archive.name
+    if (DEBIAN_FASHION_MNIST / archive.name).is_file():
+        return DEBIAN_FASHION_MNIST / archive.name
     return fetch(archive, into, download=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 from book.settings import ROOT, Settings, read_settings
 
 CELL_ID = "colab"
-FIRST_CHAPTER = "nbs/00_overview.ipynb"  # where the README's Colab badge leads
+FIRST_CHAPTER = "nbs/overview.ipynb"  # where the README's Colab badge leads
 BLOCK = re.compile(
     r"(?P<start><!-- from settings\.ini: (?P<name>[a-z-]+) -->\n)"
     r".*?"

@@ -12,9 +12,9 @@ _NAMES = {
     "likelihood": ("Exact", "Hutchinson", "log_prob"),
     "losses": ("cfm_loss",),
     "networks": ("MLP",),
-    "ode": ("RK4", "Dopri5", "Euler", "Heun", "Midpoint", "solve"),
+    "solvers": ("RK4", "Dopri5", "Euler", "Heun", "Midpoint", "solve"),
     "sampling": ("sample",),
-    "schedules": ("CosinePath", "CustomPath", "OTPath", "VEPath", "VPPath"),
+    "paths": ("CosinePath", "CustomPath", "OTPath", "VEPath", "VPPath"),
     "training": ("train",),
     "unet": ("UNet",),
 }
@@ -29,18 +29,18 @@ if TYPE_CHECKING:
     from .likelihood import log_prob as log_prob
     from .losses import cfm_loss as cfm_loss
     from .networks import MLP as MLP
-    from .ode import RK4 as RK4
-    from .ode import Dopri5 as Dopri5
-    from .ode import Euler as Euler
-    from .ode import Heun as Heun
-    from .ode import Midpoint as Midpoint
-    from .ode import solve as solve
+    from .solvers import RK4 as RK4
+    from .solvers import Dopri5 as Dopri5
+    from .solvers import Euler as Euler
+    from .solvers import Heun as Heun
+    from .solvers import Midpoint as Midpoint
+    from .solvers import solve as solve
     from .sampling import sample as sample
-    from .schedules import CosinePath as CosinePath
-    from .schedules import CustomPath as CustomPath
-    from .schedules import OTPath as OTPath
-    from .schedules import VEPath as VEPath
-    from .schedules import VPPath as VPPath
+    from .paths import CosinePath as CosinePath
+    from .paths import CustomPath as CustomPath
+    from .paths import OTPath as OTPath
+    from .paths import VEPath as VEPath
+    from .paths import VPPath as VPPath
     from .training import train as train
     from .unet import UNet as UNet
 else:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import torch
 
-WALKS = {"whole", "sharded", "<dictcomp>", "<listcomp>"}
+WALKS = {"gather_full", "sharded", "<dictcomp>", "<listcomp>"}
 
 
 class Deserted(Exception):

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from flowbook.networks import MLP
-from flowbook.schedules import OTPath
+from flowbook.paths import OTPath
 from flowbook.training import train
 
 F64 = torch.float64

@@ -26,7 +26,7 @@ from book import recorded
 from book.run import ROOT, BookError
 from flowbook import MLP, CosinePath, OTPath, VEPath, VPPath, sample, solve
 from flowbook.likelihood import divergence
-from flowbook.ode import Dopri5, Euler, Midpoint
+from flowbook.solvers import Dopri5, Euler, Midpoint
 from flowbook.toy import sample_moons
 
 PATHS = [

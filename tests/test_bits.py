@@ -1,4 +1,4 @@
-"""Chapter 15: dequantised data, levels again, and bits per dimension."""
+"""Dequantised data, levels again, and bits per dimension."""
 
 import math
 

@@ -153,7 +153,7 @@ def test_page_reads_without_a_stumble(tab, address, page):
 def test_a_formula_keeps_its_punctuation(chromium, address):
     """Catches a line that begins with the comma or full stop after a formula."""
     phone = chromium.new_page(viewport=PHONE)
-    phone.goto(address + "nbs/02_change_of_variables.html")
+    phone.goto(address + "nbs/change_of_variables.html")
     phone.evaluate(SETTLED)
     broken = """spans => spans.filter(
         span => new Set([...span.getClientRects()].map(box => box.top)).size > 1
@@ -169,7 +169,7 @@ def test_nothing_moves_while_formulas_are_set(chromium, address, size):
     """Catches text that jumps under a reader's eyes: a shift of 0.1 is felt."""
     tab = chromium.new_page(viewport=size)
     tab.add_init_script(PATIENT)
-    tab.goto(address + "nbs/02_change_of_variables.html")
+    tab.goto(address + "nbs/change_of_variables.html")
     assert tab.evaluate(SHIFTS) < 0.1
     tab.close()
 
@@ -198,19 +198,19 @@ def test_every_local_link_and_anchor_is_alive(tab, address):
 
 
 FOUND = {
-    "continuity equation": "nbs/04_continuity.html#",
-    "Theorem 1": "nbs/07_marginal.html#thm-1",
-    "Theorem 2": "nbs/08_losses.html#thm-2",
-    "Theorem 3": "nbs/09_gaussian_paths.html#thm-3",
-    "loss floor": "nbs/08_losses.html#the-floor-predicted",
-    "Hutchinson": "nbs/06_likelihood.html#",
-    "Gronwall": "nbs/03_flows.html#lem-gronwall",
-    "probability flow": "nbs/11_conversions.html#thm-11-probability-flow",
-    "midpoint": "nbs/03_flows.html#two-evaluations-order-2",
-    "dopri5": "nbs/03_flows.html#steps-of-the-solver-s-own-choice",
-    "EMA": "nbs/13_training.html#averaging-the-weights",
-    "change of variables": "nbs/02_change_of_variables.html#",
-    "score": "nbs/01_notation.html#term-score",
+    "continuity equation": "nbs/continuity.html#",
+    "Theorem 1": "nbs/marginal.html#thm-1",
+    "Theorem 2": "nbs/losses.html#thm-2",
+    "Theorem 3": "nbs/gaussian_path.html#thm-3",
+    "loss floor": "nbs/losses.html#the-floor-predicted",
+    "Hutchinson": "nbs/likelihood.html#",
+    "Gronwall": "nbs/flows.html#lem-gronwall",
+    "probability flow": "nbs/conversions.html#thm-probability-flow",
+    "midpoint": "nbs/flows.html#two-evaluations-order-2",
+    "dopri5": "nbs/flows.html#steps-of-the-solver-s-own-choice",
+    "EMA": "nbs/training.html#averaging-the-weights",
+    "change of variables": "nbs/change_of_variables.html#",
+    "score": "nbs/notation.html#term-score",
     "cfm_loss": "api/losses.html#flowbook.losses.cfm_loss",
 }
 
@@ -244,12 +244,12 @@ def test_each_name_that_the_search_adds_has_its_section(tab, address):
 
 
 PREVIEWS = {
-    "theorem": ("nbs/08_losses.html", "prop-posterior-mean", "Proposition 7."),
-    "named theorem": ("nbs/08_losses.html", "#thm-2", "Theorem 2 (Lipman"),
-    "equation": ("nbs/08_losses.html", "#equation-eq-08-split", "8."),
-    "reference": ("nbs/03_flows.html", "bibliography.html#id", "["),
-    "term": ("nbs/01_notation.html", "#term-score", "grows fastest"),
-    "function": ("nbs/08_losses.html", "api/losses.html#flowbook", "loss"),
+    "theorem": ("nbs/losses.html", "prop-posterior-mean", "Proposition 7."),
+    "named theorem": ("nbs/losses.html", "#thm-2", "Theorem 2 (Lipman"),
+    "equation": ("nbs/losses.html", "#equation-eq-losses-split", "8."),
+    "reference": ("nbs/flows.html", "bibliography.html#id", "["),
+    "term": ("nbs/notation.html", "#term-score", "grows fastest"),
+    "function": ("nbs/losses.html", "api/losses.html#flowbook", "loss"),
 }
 
 
@@ -279,7 +279,7 @@ def test_a_link_shows_what_it_leads_to(tab, address, kind):
 
 def test_a_preview_opens_by_keyboard_and_not_by_a_finger(chromium, tab, address):
     """Catches a preview that the Tab key cannot reach, and one in a finger's way."""
-    tab.goto(address + "nbs/08_losses.html")
+    tab.goto(address + "nbs/losses.html")
     tab.evaluate(SETTLED)
     link = tab.locator("article a[href='#thm-2']").first
     link.scroll_into_view_if_needed()
@@ -291,7 +291,7 @@ def test_a_preview_opens_by_keyboard_and_not_by_a_finger(chromium, tab, address)
     tab.keyboard.press("Tab")
     tab.locator("#preview").wait_for(state="hidden")
     phone = chromium.new_page(viewport=PHONE, has_touch=True)
-    phone.goto(address + "nbs/08_losses.html")
+    phone.goto(address + "nbs/losses.html")
     phone.evaluate(SETTLED)
     phone.locator("article a[href='#thm-2']").first.tap()
     phone.wait_for_url("**#thm-2")
@@ -303,7 +303,7 @@ def test_a_preview_opens_by_keyboard_and_not_by_a_finger(chromium, tab, address)
 def test_previews_work_from_a_file(chromium):
     """Catches a preview or a search that asks a server: the book is read offline."""
     tab = chromium.new_page(viewport=WIDE)
-    tab.goto((site.HTML / "nbs" / "08_losses.html").as_uri())
+    tab.goto((site.HTML / "nbs" / "losses.html").as_uri())
     tab.evaluate(SETTLED)
     tab.locator("article a[href='#thm-2']").first.hover()
     tab.locator("#preview").wait_for(state="visible")
@@ -314,7 +314,7 @@ def test_previews_work_from_a_file(chromium):
 
 def test_proofs_fold_and_open_when_linked_to(tab, address):
     """Catches a long proof that stays shut for the one who asked for it."""
-    tab.goto(address + "nbs/08_losses.html")
+    tab.goto(address + "nbs/losses.html")
     proof = tab.locator("#proof-thm-2")
     assert not proof.evaluate("e => e.open")
     assert tab.locator("#proof-cor-floor").evaluate("e => e.open"), "a short one"
@@ -322,11 +322,11 @@ def test_proofs_fold_and_open_when_linked_to(tab, address):
     assert tab.locator("details.fold:not([open])").count() == 0
     tab.get_by_role("button", name="Fold long proofs").click()
     assert not proof.evaluate("e => e.open")
-    tab.evaluate("location.hash = 'equation-eq-08-cross'")  # a formula inside it
+    tab.evaluate("location.hash = 'equation-eq-losses-cross'")  # a formula inside it
     tab.wait_for_function("document.getElementById('proof-thm-2').open")
     tab.evaluate("localStorage.clear()")
     tab.goto(address + "nbs/index.html")
-    tab.goto(address + "nbs/08_losses.html#proof-thm-2")
+    tab.goto(address + "nbs/losses.html#proof-thm-2")
     tab.evaluate("async () => await MathJax.startup.promise")
     assert tab.locator("#proof-thm-2").evaluate("e => e.open")
     assert 0 <= tab.locator("#proof-thm-2").bounding_box()["y"] < 300
@@ -372,7 +372,7 @@ def test_each_function_and_its_derivation_lead_to_each_other(tab, address):
     tab.goto(address + "api/losses.html")
     entry = tab.locator("dl.py:has(> dt[id='flowbook.losses.cfm_loss'])")
     entry.get_by_role("link", name="The smallest example").first.click()
-    tab.wait_for_url("**/nbs/08_losses.html#code-losses-*")
+    tab.wait_for_url("**/nbs/losses.html#code-losses-*")
     mark = tab.locator(".exported a[href$='#flowbook.losses.cfm_loss']")
     cell = mark.locator("xpath=ancestor::div[contains(@class,'exported')][1]")
     below = "e => e.nextElementSibling?.textContent ?? ''"
@@ -399,7 +399,7 @@ def test_every_name_of_the_api_leads_to_its_entry():
 
 def test_the_footer_says_what_this_copy_is(tab, address):
     """Catches a page that does not say of which version it is, or where it ran."""
-    tab.goto(address + "nbs/08_losses.html")
+    tab.goto(address + "nbs/losses.html")
     said = tab.locator(".colophon").inner_text()
     assert re.search(r"flowbook \d+\.\d+\.\d+ · last run with torch \d", said)
     assert re.search(r"commit [0-9a-f]{7,}|commit unknown", said)
@@ -410,18 +410,18 @@ def test_an_owner_gets_links_to_the_repository(tmp_path):
     someone = replace(read_settings(), user="someone", repo="mine", version="1.2.3")
     source = tmp_path / "source"
     shutil.copytree(stage.SOURCE, source, ignore=shutil.ignore_patterns("*.webp"))
-    toc = {"format": "jb-book", "root": "nbs/12_networks", "chapters": []}
+    toc = {"format": "jb-book", "root": "nbs/networks", "chapters": []}
     toc["chapters"] = [{"file": "bibliography"}]
     (source / "_toc.yml").write_text(yaml.safe_dump(toc))
     (source / "_config.yml").write_text(stage.config(someone))
     site.build(strict=False, source=source, html=tmp_path / "html")
-    text = (tmp_path / "html" / "nbs" / "12_networks.html").read_text()
+    text = (tmp_path / "html" / "nbs" / "networks.html").read_text()
     links = set(re.findall(r'href="(https://[^"]+)"', text))
     home = "https://github.com/someone/mine"
     colab = "https://colab.research.google.com/github/someone/mine"
     assert home in links
-    assert f"{colab}/blob/v1.2.3/nbs/12_networks.ipynb" in links
-    assert f"{home}/edit/main/nbs/12_networks.ipynb" in links
+    assert f"{colab}/blob/v1.2.3/nbs/networks.ipynb" in links
+    assert f"{home}/edit/main/nbs/networks.ipynb" in links
     assert any(link.startswith(f"{home}/issues/new") for link in links)
     assert "set--me" not in text
     bare = (tmp_path / "html" / "bibliography.html").read_text()
@@ -439,7 +439,7 @@ def test_without_an_owner_no_page_leads_to_the_placeholder():
 def test_code_can_be_copied(tab, address, chromium):
     """Catches a copy button without its script, and one that copies line numbers."""
     tab.context.grant_permissions(["clipboard-read", "clipboard-write"])
-    tab.goto(address + "nbs/08_losses.html")
+    tab.goto(address + "nbs/losses.html")
     cell = tab.locator(".highlight:has-text('def cfm_loss(')").first
     cell.hover()
     cell.locator("button.copybtn").click()
@@ -480,7 +480,7 @@ def test_the_ledger_draws_each_residual(tab, address):
 
 def test_a_word_of_the_glossary_is_linked_where_it_first_stands(tab, address):
     """Catches a glossary that nothing leads to."""
-    for page in ("nbs/04_continuity.html", "nbs/06_likelihood.html"):
+    for page in ("nbs/continuity.html", "nbs/likelihood.html"):
         tab.goto(address + page)
         assert tab.locator("article a[href*='glossary.html#term-']").count() > 0
 
@@ -559,7 +559,7 @@ def test_dark_mode_switches(tab, address):
 def test_dark_mode_turns_no_picture_over(chromium, address):
     """Catches digits black on white at night, curves that stay white, pale letters."""
     tab = chromium.new_page(color_scheme="dark")
-    tab.goto(address + "nbs/12b_unet.html")
+    tab.goto(address + "nbs/unet.html")
     looks = """() => [...document.querySelectorAll("figure img")].map(i => [
         i.classList.contains("as-is"), getComputedStyle(i).filter != "none",
         getComputedStyle(i).backgroundColor])"""

@@ -1,4 +1,4 @@
-"""The laboratory, a6: files that are whole or not there."""
+"""Files that are whole or not there."""
 
 import errno
 import itertools
@@ -24,9 +24,9 @@ from flowbook.checkpoints import (
     hold_signals,
     latest_checkpoint,
     load_checkpoint,
-    pack,
     save_checkpoint,
-    unpack,
+    tree_flatten,
+    tree_unflatten,
     write_atomically,
 )
 
@@ -96,17 +96,19 @@ def test_names():
 
 def test_pack_is_plain():
     """Catches: a tensor that stays in the JSON part, a name that says another place."""
-    plain, tensors = pack({"a": [torch.ones(2), {"b": torch.zeros(3)}], "n": 3})
+    plain, tensors = tree_flatten({"a": [torch.ones(2), {"b": torch.zeros(3)}], "n": 3})
     assert list(tensors) == ["a.0", "a.1.b"]
     assert plain == {"a": [{"$tensor": "a.0"}, {"b": {"$tensor": "a.1.b"}}], "n": 3}
-    assert_close(unpack(json.loads(json.dumps(plain)), tensors)["a"][0], torch.ones(2))
+    assert_close(
+        tree_unflatten(json.loads(json.dumps(plain)), tensors)["a"][0], torch.ones(2)
+    )
 
 
 @pytest.mark.parametrize("value", [{1, 2}, object(), b"bytes", 1j])
 def test_refuses_what_json_cannot_hold(value):
     """Catches: a state that is saved as its repr, or pickled."""
     with pytest.raises(TypeError, match=f"can't hold 'a.0', a {type(value).__name__}"):
-        pack({"a": [value]})
+        tree_flatten({"a": [value]})
 
 
 @pytest.mark.parametrize("key", [(1, 2), b"bytes"])
@@ -153,7 +155,7 @@ def test_refuses_two_tensors_of_one_name():
     """Catches: one of them lost."""
     twice = {"a": {"b.c": torch.ones(1)}, "a.b": {"c": torch.zeros(1)}}
     with pytest.raises(ValueError, match=r"two tensors .* name a\.b\.c"):
-        pack(twice)
+        tree_flatten(twice)
 
 
 def test_tied_and_transposed_weights():

@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from flowbook.checks import MIME, Check, check, largest, reject
+from flowbook.checks import MIME, Check, check, max_abs, reject
 
 
 def shown(verdict, residual, tolerance, claim="u = v"):
@@ -48,15 +48,15 @@ def shown(verdict, residual, tolerance, claim="u = v"):
 )
 def test_largest_is_of_absolute_values(residual, expected):
     """Kills: a sign kept, so that −4 is small; a minimum or a mean; a part alone."""
-    value = largest(residual)
+    value = max_abs(residual)
     assert type(value) is float and value == expected
 
 
 def test_largest_is_float64():
     """Kills: a residual rounded to float32 on the way, where 1e-60 is zero."""
-    assert largest(1e-60) == 1e-60
-    assert largest([1.0, 1 + 2**-52]) == 1 + 2**-52
-    assert largest([0j, 1 + 2**-52]) == 1 + 2**-52
+    assert max_abs(1e-60) == 1e-60
+    assert max_abs([1.0, 1 + 2**-52]) == 1 + 2**-52
+    assert max_abs([0j, 1 + 2**-52]) == 1 + 2**-52
 
 
 @pytest.mark.parametrize("position", [0, 1, 2])
@@ -64,7 +64,7 @@ def test_a_nan_is_the_largest(position):
     """Kills: a maximum that passes over NaN, wherever it stands."""
     values = torch.tensor([1.0, 2.0, 3.0])
     values[position] = math.nan
-    assert math.isnan(largest(values))
+    assert math.isnan(max_abs(values))
 
 
 @pytest.mark.parametrize("residual", [[], torch.zeros(0, 3)])

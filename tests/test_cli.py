@@ -1,4 +1,4 @@
-"""Chapter 13b: the command."""
+"""The command."""
 
 import contextlib
 import io
@@ -27,7 +27,7 @@ from flowbook.cli import (
 )
 from flowbook.images import train_unet
 from flowbook.networks import MLP
-from flowbook.schedules import CosinePath, OTPath, VEPath, VPPath
+from flowbook.paths import CosinePath, OTPath, VEPath, VPPath
 
 from .folders import folder
 
@@ -140,7 +140,7 @@ def test_models():
             make_model("unet", x, y, width=8)
 
 
-def test_paths():
+def test_gaussian_path():
     """Catches: a number that is not handed on, or handed on as another."""
     assert make_path("ot") == OTPath() and make_path("cosine") == CosinePath()
     assert make_path("ot", sigma_min=0.1) == OTPath(0.1)

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 from flowbook.comparison import (
     FOUR_METHODS,
     Exam,
-    Method,
+    Recipe,
     as_field,
     compare,
     draw_exam,
@@ -25,10 +25,10 @@ from flowbook.comparison import (
 from flowbook.likelihood import Hutchinson
 from flowbook.losses import cfm_loss
 from flowbook.marginal import MixtureMarginal
-from flowbook.metrics import calibrated, energy_distance
+from flowbook.metrics import calibrated_distance, energy_distance
 from flowbook.networks import MLP
-from flowbook.ode import Dopri5, solve
-from flowbook.schedules import CosinePath, OTPath, VEPath, VPPath
+from flowbook.paths import CosinePath, OTPath, VEPath, VPPath
+from flowbook.solvers import Dopri5, solve
 from flowbook.toy import sample_moons, skewed_mixture
 from flowbook.training import train
 
@@ -245,7 +245,7 @@ def test_compare_uses_each_method_and_setting():
     one = {"DDPM": FOUR_METHODS["DDPM"]}
     for changes in ({"lr": 0.02}, {"ema": 0.0}, {"steps": 5}, {"batch_size": 8}):
         assert trial(one, [0], **changes)[0][2] != rows["DDPM"]
-    plain = {"DDPM": Method(VPPath(), noise_loss, "velocity")}
+    plain = {"DDPM": Recipe(VPPath(), noise_loss, "velocity")}
     assert trial(plain, [0])[0][2] != rows["DDPM"]
 
 
@@ -308,7 +308,7 @@ def test_an_exam_is_drawn_afresh():
     noise = torch.randn((20, 2), generator=g)
     for part, expected in zip(parts, (data, held_out, noise), strict=True):
         assert torch.equal(part, expected)
-    judge = calibrated(energy_distance, real, held_out, 20, generator=g)
+    judge = calibrated_distance(energy_distance, real, held_out, 20, generator=g)
     assert given.judges["e"](noise + 3) == judge(noise + 3) > 5
     other = draw_exam(sample_moons, {}, seed=3, points=50, size=20)
     assert not torch.equal(other.data, given.data) and other.judges == {}

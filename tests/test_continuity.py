@@ -1,10 +1,10 @@
-"""Chapter 04: the continuity equation as a residual, and its weak form."""
+"""The continuity equation as a residual, and its weak form."""
 
 import pytest
 import torch
 from torch.testing import assert_close
 
-from flowbook.continuity import continuity_residual, weak_rate
+from flowbook.continuity import continuity_residual, rate_of_mean
 
 F64 = torch.float64
 B = torch.tensor([[0.6, -1.5, 0.2], [0.8, -0.2, 0.4], [-0.3, 0.1, 0.5]], dtype=F64)
@@ -137,7 +137,7 @@ def test_works_without_autograd_and_leaves_inputs_alone():
     x, t = points(5, 3), times()
     with torch.no_grad():
         residual = continuity_residual(quadratic, linear_field, x, t)
-        rate = weak_rate(lambda x: x.sin().sum(1), linear_field, x, t)
+        rate = rate_of_mean(lambda x: x.sin().sum(1), linear_field, x, t)
     assert_close(residual, by_hand(x, t))
     assert_close(rate, (x.cos() * linear_field(x, t)).sum(1))
     assert not x.requires_grad and not t.requires_grad
@@ -152,7 +152,7 @@ def test_weak_rate(shape, dtype):
     def field(x, t):
         return linear_field(x, t) * t.view(-1, *[1] * (x.ndim - 1))
 
-    rate = weak_rate(lambda x: x.flatten(1).sin().sum(1), field, x, t)
+    rate = rate_of_mean(lambda x: x.flatten(1).sin().sum(1), field, x, t)
     assert_close(rate, (x.cos() * field(x, t)).flatten(1).sum(1))
     assert not rate.requires_grad
 
@@ -161,7 +161,9 @@ def test_weak_rate_of_a_learned_field_keeps_no_graph():
     """Catches: a graph through the field's weights kept alive."""
     net = torch.nn.Linear(3, 3).double()
     x = points(5, 3)
-    assert not weak_rate(lambda x: x.sum(1), lambda x, t: net(x), x, 0.5).requires_grad
+    assert not rate_of_mean(
+        lambda x: x.sum(1), lambda x, t: net(x), x, 0.5
+    ).requires_grad
 
 
 def test_bad_input():
@@ -176,12 +178,12 @@ def test_bad_input():
     with pytest.raises(
         ValueError, match=r"must return shape \(5, 3\), as x, got \(5, 1\)"
     ):
-        weak_rate(lambda x: x.sum(1), lambda x, t: x[:, :1], x, t)
+        rate_of_mean(lambda x: x.sum(1), lambda x, t: x[:, :1], x, t)
     with pytest.raises(ValueError, match=r"function must return shape \(5,\), got"):
-        weak_rate(lambda x: x, linear_field, x, t)
+        rate_of_mean(lambda x: x, linear_field, x, t)
     with pytest.raises(ValueError, match=r"shape \(5,\)"):
         continuity_residual(quadratic, linear_field, x, t[:3])
     with pytest.raises(TypeError, match="floating point"):
-        weak_rate(lambda x: x.sum(1), linear_field, x.long(), t)
+        rate_of_mean(lambda x: x.sum(1), linear_field, x.long(), t)
     with pytest.raises(TypeError, match="floating point"):
         continuity_residual(quadratic, linear_field, x.long(), t)

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from flowbook.conversions import PREDICTIONS, convert, factors, require_prediction
 from flowbook.notation import Schedule
-from flowbook.schedules import CosinePath, OTPath, VEPath, VPPath
+from flowbook.paths import CosinePath, OTPath, VEPath, VPPath
 from flowbook.toy import skewed_mixture
 
 MAPS = list(itertools.permutations(("velocity", "score", "noise", "data"), 2))

@@ -36,7 +36,7 @@ from flowbook.likelihood import divergence
 from flowbook.losses import fm_loss, loss_floor
 from flowbook.marginal import EmpiricalMarginal, MixtureMarginal
 from flowbook.metrics import (
-    calibrated,
+    calibrated_distance,
     distance_null,
     energy_distance,
     energy_distance_null,
@@ -44,8 +44,8 @@ from flowbook.metrics import (
     sliced_wasserstein,
 )
 from flowbook.notation import rescale_clock, reverse_clock
-from flowbook.ode import RK4, Euler, Midpoint
 from flowbook.sampling import time_grid
+from flowbook.solvers import RK4, Euler, Midpoint
 from flowbook.toy import GaussianMixture, sample_moons
 
 DEVICES = (
@@ -155,7 +155,7 @@ def a_null(name):
 def a_judge(device):
     x, new = draw(20, 3, device=device), draw(6, 3, seed=1, device=device)
     g = torch.Generator(device).manual_seed(0)
-    judge = calibrated(energy_distance, x, new, 5, repeats=3, generator=g)
+    judge = calibrated_distance(energy_distance, x, new, 5, repeats=3, generator=g)
     return torch.tensor(float(judge(new[:5]) >= 0), device=device)
 
 
@@ -321,7 +321,7 @@ CASES = {
     "frechet_distance": a_distance(frechet_distance),
     "distance_null": a_null("distance_null"),
     "energy_distance_null": a_null("energy_distance_null"),
-    "calibrated": a_judge,
+    "calibrated_distance": a_judge,
     "sample_moons": moons,
     "dequantize": spread,
     "bits_per_dim": bits,

@@ -1,4 +1,4 @@
-"""Chapter a7: files are read as they were written, and only if they are the right ones.
+"""Files are read as they were written, and only if they are the right ones.
 
 The files are small ones in the formats of the real sets; `test_downloads.py` has these.
 """
@@ -20,13 +20,13 @@ from torch.testing import assert_close
 
 from flowbook.datasets import (
     Archive,
+    decompress,
     load_cifar10,
     load_digits,
     load_fashion_mnist,
     read_cifar10,
     read_idx,
     scale_levels,
-    unpack,
 )
 
 F64 = torch.float64
@@ -314,12 +314,12 @@ def test_unpack():
     """Catches: a copy packed by somebody else, refused; contents still packed."""
     with empty_folder() as folder:
         archive = published(folder, "a.gz", b"contents")
-        assert unpack(archive, folder / "a.gz") == b"contents"
+        assert decompress(archive, folder / "a.gz") == b"contents"
         (folder / "a.gz").write_bytes(gzip.compress(b"contents", mtime=2))
-        assert unpack(archive, folder / "a.gz") == b"contents"
+        assert decompress(archive, folder / "a.gz") == b"contents"
         only_packed = Archive(archive.url, archive.sha256)
         with pytest.raises(ValueError, match=r"a\.gz is not .* expected nothing else"):
-            unpack(only_packed, folder / "a.gz")
+            decompress(only_packed, folder / "a.gz")
 
 
 @pytest.mark.parametrize("unpacked", [None, "0" * 64])
@@ -329,7 +329,7 @@ def test_a_wrong_file_is_not_unpacked_to_memory(unpacked):
         published(folder, "a.gz", bytes(30_000_000))
         tracemalloc.start()
         with pytest.raises(ValueError, match=r"a\.gz is not http://x/a\.gz"):
-            unpack(Archive("http://x/a.gz", "0" * 64, unpacked), folder / "a.gz")
+            decompress(Archive("http://x/a.gz", "0" * 64, unpacked), folder / "a.gz")
         most = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     assert most < 3_000_000
@@ -347,7 +347,7 @@ def test_unpack_refuses():
             with pytest.raises(
                 ValueError, match=r"a\.gz is (damaged|not http://x/a\.gz)"
             ):
-                unpack(archive, path)
+                decompress(archive, path)
         path.write_bytes(gzip.compress(bytes(999)))
         with pytest.raises(ValueError, match=rf"expected {archive.sha256}"):
-            unpack(archive, path)
+            decompress(archive, path)

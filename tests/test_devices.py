@@ -28,7 +28,7 @@ from flowbook.change_of_variables import (
     push_through,
     pushforward_log_prob,
 )
-from flowbook.continuity import continuity_residual, weak_rate
+from flowbook.continuity import continuity_residual, rate_of_mean
 from flowbook.conversions import PREDICTIONS
 from flowbook.fields import field_from_cdf
 from flowbook.likelihood import (
@@ -42,7 +42,7 @@ from flowbook.losses import fm_loss, loss_floor
 from flowbook.marginal import EmpiricalMarginal, MixtureMarginal
 from flowbook.metrics import energy_distance, energy_distance_null
 from flowbook.notation import rescale_clock, reverse_clock
-from flowbook.ode import RK4, Euler, Heun, Midpoint
+from flowbook.solvers import RK4, Euler, Heun, Midpoint
 from flowbook.toy import GaussianMixture
 
 DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
@@ -512,7 +512,7 @@ NUMBERS = {  # formulas of x and x1 (B,), t (B,); a result that isn't (B,) is un
     "loss_floor": lambda x, x1, t: torch.tensor(
         loss_floor(LINE, EmpiricalMarginal(LINE, x1), x1, t=t, x0=x).value
     ),
-    "weak_rate": lambda x, x1, t: weak_rate(
+    "rate_of_mean": lambda x, x1, t: rate_of_mean(
         lambda y: rows(y).sin().sum(1), field, x, t
     ),
     "continuity": lambda x, x1, t: continuity_residual(

@@ -12,9 +12,9 @@ from torch.func import jacrev, jvp, vmap
 
 import flowbook
 from flowbook.comparison import as_field, noise_loss, score_loss
-from flowbook.continuity import continuity_residual, weak_rate
+from flowbook.continuity import continuity_residual, rate_of_mean
 from flowbook.conversions import PREDICTIONS, convert
-from flowbook.fields import circulation, field_from_cdf
+from flowbook.fields import divergence_free_field, field_from_cdf
 from flowbook.likelihood import (
     divergence,
     log_prob,
@@ -33,9 +33,9 @@ from flowbook.notation import (
     reverse_clock,
     time_per_sample,
 )
-from flowbook.ode import RK4, Euler, Heun, Midpoint, solve
+from flowbook.paths import CosinePath, GaussianFlow, OTPath, VPPath
 from flowbook.sampling import sample
-from flowbook.schedules import CosinePath, GaussianFlow, OTPath, VPPath
+from flowbook.solvers import RK4, Euler, Heun, Midpoint, solve
 from flowbook.toy import GaussianMixture
 from flowbook.translator import CONVENTIONS, our_field, their_network
 from flowbook.unet import UNet
@@ -66,7 +66,7 @@ TAKE_A_TIME = {
     "ask": lambda t: ask(field, X, t),
     "reverse_clock": lambda t: reverse_clock(field)(X, t),
     "rescale_clock": lambda t: rescale_clock(field, 2.0)(X, t),
-    "weak_rate": lambda t: weak_rate(lambda x: x.sum(1), field, X, t),
+    "rate_of_mean": lambda t: rate_of_mean(lambda x: x.sum(1), field, X, t),
     "continuity_residual": lambda t: continuity_residual(gaussian, field, X, t),
     "field_from_cdf": lambda t: field_from_cdf(lambda x, t: (x + t).sigmoid())(
         X[:, 0], t
@@ -236,7 +236,7 @@ CALL_A_FIELD = {
     "transport": lambda f: transport(f, X),
     "transport, x with a gradient": lambda f: transport(f, X.clone().requires_grad_()),
     "log_prob": lambda f: log_prob(f, X),
-    "weak_rate": lambda f: weak_rate(lambda x: x.sum(1), f, X, 0.5),
+    "rate_of_mean": lambda f: rate_of_mean(lambda x: x.sum(1), f, X, 0.5),
     "continuity_residual": lambda f: continuity_residual(gaussian, f, X, 0.5),
     "cfm_loss": lambda f: cfm_loss(f, PATH, X1),
     "fm_loss": lambda f: fm_loss(f, LAWS["Empirical"], X, 0.5),
@@ -247,7 +247,9 @@ CALL_A_FIELD = {
     "as_field": lambda f: as_field(f, CosinePath(), "score")(X, X1[:, 0]),
     "our_field": lambda f: our_field(f, CONVENTIONS["pi0"])(X, X1[:, 0]),
     "their_network": lambda f: their_network(f, CONVENTIONS["sd3"])(X, 500.0),
-    "circulation": lambda f: circulation(f, torch.zeros(D, D))(X, X1[:, 0]),
+    "divergence_free_field": lambda f: divergence_free_field(f, torch.zeros(D, D))(
+        X, X1[:, 0]
+    ),
     "reverse_clock": lambda f: reverse_clock(f)(X, 0.5),
     "rescale_clock": lambda f: rescale_clock(f, 2.0)(X, 0.5),
 }

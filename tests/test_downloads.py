@@ -1,4 +1,4 @@
-"""Chapter a7: where files are looked for, and what comes over a network.
+"""Where files are looked for, and what comes over a network.
 
 The downloads come from a server on this machine's loopback address, with small files in
 the formats of the real ones. CIFAR-10 as published is not read here; Fashion-MNIST is,
@@ -46,7 +46,7 @@ def test_folders_in_turn(tmp_path, monkeypatch):
     for folder in folders:
         folder.mkdir()
         (folder / "a.gz").write_bytes(b"")
-    monkeypatch.setattr(datasets, "DEBIAN", folders[1])
+    monkeypatch.setattr(datasets, "DEBIAN_FASHION_MNIST", folders[1])
     archive = Archive("http://x/a.gz", "0")
     assert fetch(archive) == Path("data/a.gz")
     assert fetch(archive, "given") == Path("given/a.gz")
@@ -163,7 +163,7 @@ def stage(server, tmp_path, monkeypatch):
     files = [published(site, name, bytes(name.encode()), base) for name in names]
     small = {"train": tuple(files[:2]), "test": tuple(files[2:])}
     monkeypatch.setattr(data, "FASHION_MNIST", small)
-    monkeypatch.setattr(data, "DEBIAN", tmp_path / "debian")
+    monkeypatch.setattr(data, "DEBIAN_FASHION_MNIST", tmp_path / "debian")
     goal = tmp_path / "data"
 
     def staged(source=None):
@@ -248,7 +248,7 @@ def test_debians_packing(k):
     has no name and another date. With both put back the checksum is as published.
     """
     every = [archive for pair in FASHION_MNIST.values() for archive in pair]
-    path = datasets.DEBIAN / every[k].name
+    path = datasets.DEBIAN_FASHION_MNIST / every[k].name
     if not path.is_file():
         pytest.skip("Debian's package is not on this machine")
     packed, date = path.read_bytes(), 1504176606 + 21 * (k > 1)

@@ -1,11 +1,11 @@
-"""Chapter 05: the one field on the line, and circulations that no density sees."""
+"""The one field on the line, and circulations that no density sees."""
 
 import pytest
 import torch
 from torch.testing import assert_close
 
 from flowbook.change_of_variables import log_abs_det_jacobian
-from flowbook.fields import circulation, field_from_cdf
+from flowbook.fields import divergence_free_field, field_from_cdf
 
 F64 = torch.float64
 J = torch.tensor([[0.0, -1.5, 0.4], [1.5, 0.0, 2.0], [-0.4, -2.0, 0.0]], dtype=F64)
@@ -109,7 +109,7 @@ def test_circulation(shape, dtype):
     def score(x, t):
         return -x.sin() * (1 + t).view(-1, *[1] * (x.ndim - 1))
 
-    w = circulation(score, J)(x, t)
+    w = divergence_free_field(score, J)(x, t)
     flat = score(x, t).flatten(1)
     expected = torch.stack([J.to(dtype) @ row for row in flat]).view(shape)
     assert_close(w, expected)
@@ -120,9 +120,9 @@ def test_bad_input():
     x, t = points(5, 3), torch.rand(5)
     for matrix in (J + torch.eye(3, dtype=F64), J[:2], J[0], J.abs()):
         with pytest.raises(ValueError, match="square and antisymmetric"):
-            circulation(lambda x, t: x, matrix)
+            divergence_free_field(lambda x, t: x, matrix)
     with pytest.raises(ValueError, match=r"\(3, 3\), the points have 2 dimensions"):
-        circulation(lambda x, t: x, J)(x[:, :2], t)
+        divergence_free_field(lambda x, t: x, J)(x[:, :2], t)
     with pytest.raises(ValueError, match=r"\(B, 1\), points on a line, got \(5, 3\)"):
         field_from_cdf(logistic_cdf)(x, t)
     with pytest.raises(ValueError, match=r"cdf must return \(5,\), got \(5, 1\)"):

@@ -1,4 +1,4 @@
-"""Chapter 16: halves, nearest neighbours, pictures, blends, and the recipe."""
+"""Halves, nearest neighbours, pictures, blends, and the recipe."""
 
 import math
 import tempfile
@@ -10,13 +10,13 @@ from torch.testing import assert_close
 
 from flowbook.checkpoints import checkpoints
 from flowbook.images import (
-    blend,
     image_grid,
     nearest,
     random_halves,
+    spherical_blend,
     train_unet,
 )
-from flowbook.schedules import OTPath
+from flowbook.paths import OTPath
 from flowbook.training import CosineLR, train
 from flowbook.unet import UNet
 
@@ -154,23 +154,23 @@ def test_blend():
             [math.cos(angle) * p + math.sin(angle) * q for p, q in zip(*r, strict=True)]
             for r in zip(a.tolist(), b.tolist(), strict=True)
         ]
-        assert_close(blend(a, b, s), torch.tensor(expected, dtype=F64))
-    assert_close(blend(a, b, 0.0), a, rtol=0, atol=0)
-    assert_close(blend(a, b, 1.0), b, rtol=0, atol=1e-15)
+        assert_close(spherical_blend(a, b, s), torch.tensor(expected, dtype=F64))
+    assert_close(spherical_blend(a, b, 0.0), a, rtol=0, atol=0)
+    assert_close(spherical_blend(a, b, 1.0), b, rtol=0, atol=1e-15)
 
 
 def test_blend_of_each_pair():
     """Catches: one place for all pairs; places broadcast over the wrong dimension."""
     a, b = torch.randn(2, 3, 3, 2, generator=seeded(), dtype=F64)
     s = torch.tensor([0.1, 0.5, 0.9], dtype=F64)
-    rows = [blend(a[k : k + 1], b[k : k + 1], s[k].item()) for k in range(3)]
-    assert_close(blend(a, b, s), torch.cat(rows))
+    rows = [spherical_blend(a[k : k + 1], b[k : k + 1], s[k].item()) for k in range(3)]
+    assert_close(spherical_blend(a, b, s), torch.cat(rows))
 
 
 def test_blend_refuses():
     """Catches: one point of noise broadcast against many."""
     with pytest.raises(ValueError, match=r"\(5, 3\).*\(1, 3\)"):
-        blend(torch.zeros(5, 3), torch.zeros(1, 3), 0.5)
+        spherical_blend(torch.zeros(5, 3), torch.zeros(1, 3), 0.5)
 
 
 @pytest.mark.parametrize("classes", [None, 3])

@@ -76,9 +76,9 @@ def test_the_page_has_a_row_for_each_check():
 
 def test_a_check_of_another_chapter_leads_there():
     """Catches "E38", which nobody can place."""
-    slip = row("thm-a") | {"page": "nbs/a5_slips"}
+    slip = row("thm-a") | {"page": "nbs/slips"}
     here, there = (ledger.table([r], "nbs/x") for r in (row("thm-a"), slip))
-    assert "* - ✓ c" in here and "* - ✓ c (in {ref}`a5_slips`)" in there
+    assert "* - ✓ c" in here and "* - ✓ c (in {ref}`slips`)" in there
 
 
 def test_a_bar_ends_on_the_right_side_of_the_tolerance():

@@ -1,4 +1,4 @@
-"""Chapter 06: divergences, and log-densities carried along a flow."""
+"""Divergences, and log-densities carried along a flow."""
 
 import math
 
@@ -17,7 +17,7 @@ from flowbook.likelihood import (
     transport,
     velocity_and_divergence,
 )
-from flowbook.ode import RK4, Dopri5, Euler, Heun
+from flowbook.solvers import RK4, Dopri5, Euler, Heun
 
 F64 = torch.float64
 A = torch.tensor([[0.7, -1.2, 0.3], [0.4, 0.5, 2.0], [-0.9, 0.1, -0.2]], dtype=F64)

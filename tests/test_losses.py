@@ -1,4 +1,4 @@
-"""Chapter 08: the two losses and the floor between them."""
+"""The two losses and the floor between them."""
 
 import math
 from functools import partial
@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 from flowbook.losses import cfm_loss, fm_loss, loss_floor
 from flowbook.notation import time_per_sample
-from flowbook.schedules import OTPath, VEPath, VPPath
+from flowbook.paths import OTPath, VEPath, VPPath
 
 F64 = torch.float64
 

@@ -1,4 +1,4 @@
-"""Chapter 07: the marginal field of a finite data set and of a Gaussian mixture."""
+"""The marginal field of a finite data set and of a Gaussian mixture."""
 
 import math
 from types import SimpleNamespace
@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from flowbook.marginal import EmpiricalMarginal, MixtureMarginal
 from flowbook.notation import Schedule
-from flowbook.schedules import VPPath
+from flowbook.paths import VPPath
 from flowbook.toy import GaussianMixture
 
 F64 = torch.float64

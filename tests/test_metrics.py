@@ -10,7 +10,7 @@ import torch
 from torch.testing import assert_close
 
 from flowbook.metrics import (
-    calibrated,
+    calibrated_distance,
     distance_null,
     energy_distance,
     energy_distance_null,
@@ -258,7 +258,9 @@ def test_judge_is_the_distance_in_units_of_the_null():
     def lopsided(a, b):
         return energy_distance(a, b) + a[:, 0].mean().exp()
 
-    judge = calibrated(lopsided, real, held_out, 5, repeats=40, generator=seeded(3))
+    judge = calibrated_distance(
+        lopsided, real, held_out, 5, repeats=40, generator=seeded(3)
+    )
     null = distance_null(lopsided, real, 5, 6, repeats=40, generator=seeded(3))
     assert judge(x) == (lopsided(x, held_out) / null.quantile(0.95)).item()
 
@@ -300,9 +302,15 @@ X = torch.zeros(4, 3)
         (lambda: frechet_distance(X, X.double()), TypeError, "must have one dtype"),
         (lambda: frechet_distance(X, X[:1]), ValueError, "two points, got 4 and 1"),
         (lambda: distance_null(energy_distance, X, 2, 3), ValueError, "got 2, 3, 200"),
-        (lambda: calibrated(energy_distance, X, X[:2], 2), ValueError, "no yardstick"),
         (
-            lambda: calibrated(energy_distance, draw(5, 2), draw(2, 2), 3)(draw(4, 2)),
+            lambda: calibrated_distance(energy_distance, X, X[:2], 2),
+            ValueError,
+            "no yardstick",
+        ),
+        (
+            lambda: calibrated_distance(energy_distance, draw(5, 2), draw(2, 2), 3)(
+                draw(4, 2)
+            ),
             ValueError,
             "the null is for 3 samples, got 4",
         ),

@@ -1,4 +1,4 @@
-"""Chapter 12: time features and the MLP."""
+"""Time features and the MLP."""
 
 import math
 

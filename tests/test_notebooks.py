@@ -110,7 +110,7 @@ def test_cleaning_keeps_tags_and_drops_outputs(tmp_path):
     [
         ("import torch", set()),
         ("from flowbook.notation import expand_time", {"notation"}),
-        ("%matplotlib inline\nimport flowbook.paths as p", {"paths", "notation"}),
+        ("%matplotlib inline\nimport flowbook.fields as p", {"fields", "notation"}),
     ],
 )
 def test_a_notebook_sees_what_it_imports_and_what_that_imports(code, seen):
@@ -153,7 +153,7 @@ def test_no_two_threads_parse_at_once(monkeypatch):
         inside.pop()
         return parse(source)
 
-    nb = new_notebook(cells=[new_code_cell("import flowbook.ode")])
+    nb = new_notebook(cells=[new_code_cell("import flowbook.fields")])
     with monkeypatch.context() as patch, ThreadPoolExecutor(4) as pool:
         patch.setattr(ast, "parse", slowly)
         list(pool.map(notebooks.visible_modules, [nb] * 8))

@@ -13,12 +13,12 @@ from flowbook.marginal import EmpiricalMarginal
 pytestmark = pytest.mark.book
 
 WHERE = {
-    "map": "02_change_of_variables",
-    "marginal": "07_marginal",
-    "design": "10_schedules",
-    "end": "10_schedules",
-    "steps": "14_sampling",
-    "race": "17_ot_against_diffusion",
+    "map": "change_of_variables",
+    "marginal": "marginal",
+    "design": "paths",
+    "end": "paths",
+    "steps": "sampling",
+    "race": "comparison",
 }
 PATHS = {
     "ot(0.01)": OTPath(sigma_min=0.01),
@@ -271,7 +271,7 @@ def test_a_film_can_be_played_stopped_moved_and_slowed(chromium):
     """Catches a player that nobody can stop, and one that runs against the reader."""
     page = chromium.new_page(reduced_motion="reduce")
     page.clock.install(time=0)
-    page.goto((site.HTML / "nbs" / "00_overview.html").as_uri())
+    page.goto((site.HTML / "nbs" / "overview.html").as_uri())
     film = page.locator("figure.film").first
     film.scroll_into_view_if_needed()
     page.wait_for_timeout(300)
@@ -299,7 +299,7 @@ def test_a_film_starts_by_itself_when_seen(chromium):
     page = chromium.new_page(viewport={"width": 1000, "height": 900})
     page.clock.install(time=0)
     page.clock.pause_at(1)  # or it could be over before it is looked at
-    page.goto((site.HTML / "nbs" / "00_overview.html").as_uri())
+    page.goto((site.HTML / "nbs" / "overview.html").as_uri())
     film = page.locator("figure.film").first
     film.scroll_into_view_if_needed()
     film.get_by_role("button", name="Pause").wait_for(state="attached")
@@ -309,7 +309,7 @@ def test_a_film_starts_by_itself_when_seen(chromium):
 def test_without_javascript_a_film_is_a_still_with_words(chromium):
     """Catches motion that cannot be stopped, and a missing picture."""
     page = chromium.new_page(java_script_enabled=False)
-    page.goto((site.HTML / "nbs" / "00_overview.html").as_uri())
+    page.goto((site.HTML / "nbs" / "overview.html").as_uri())
     film = page.locator("figure.film").first
     assert film.locator(".film-still").is_visible()
     assert film.locator(".film-still").get_attribute("alt")

@@ -1,4 +1,4 @@
-"""Chapter a3: films as one picture, with the words that stand for them."""
+"""Films as one picture, with the words that stand for them."""
 
 import base64
 import io

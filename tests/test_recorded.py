@@ -139,9 +139,9 @@ def test_each_record_is_looked_for_where_it_is_written():
     assert recorded._home("speed", None).relative_to(ROOT) == Path("results/gpu")
 
 
-def test_chapter_17_draws_what_was_recorded():
+def test_the_comparison_draws_what_was_recorded():
     """Catches a figure, or a sentence, of numbers that no record holds."""
-    cells = nbformat.read(ROOT / "nbs" / "17_ot_against_diffusion.ipynb", 4).cells
+    cells = nbformat.read(ROOT / "nbs" / "comparison.ipynb", 4).cells
     (cell,) = [c.source for c in cells if c.source.startswith('recorded = """')]
     said = cell.split('"""')[1].split("\n")
     records = filter(None, map(recorded.load, cpu.STAGES))
@@ -149,7 +149,7 @@ def test_chapter_17_draws_what_was_recorded():
     assert [line for line in said if line] == made
 
 
-def test_chapter_17_says_by_how_much_more_fm_vp_asks():
+def test_the_comparison_says_by_how_much_more_fm_vp_asks():
     """Catches a percentage in the conclusion that the record doesn't give."""
     rows = recorded.load("digits")["data"]["rows"]
     for steps, more in ((800, 1), (6400, 13)):

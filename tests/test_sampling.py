@@ -1,4 +1,4 @@
-"""Chapter 14: `sample` is `solve` with a default and no gradient; the named grids."""
+"""`sample` is `solve` with a default and no gradient; the named grids."""
 
 import math
 
@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from flowbook.ode import RK4, Dopri5, Euler, Heun, Midpoint, solve
 from flowbook.sampling import sample, time_grid
+from flowbook.solvers import RK4, Dopri5, Euler, Heun, Midpoint, solve
 
 F64 = torch.float64
 

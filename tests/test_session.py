@@ -16,13 +16,13 @@ from torch import nn
 from torch.testing import assert_close
 from torch.utils.data import Dataset
 
-from flowbook import processes, resume, session, training
+from flowbook import distributed, runs, session, training
+from flowbook.batches import draw_seeds, draw_step, other_seed
 from flowbook.checkpoints import checkpoints, load_checkpoint, save_checkpoint
-from flowbook.draws import draw_seeds, draw_step, other_seed
-from flowbook.losses import Floor, cfm_loss
+from flowbook.losses import LossFloor, cfm_loss
 from flowbook.networks import MLP
+from flowbook.paths import CosinePath, CustomPath, OTPath
 from flowbook.sampling import sample
-from flowbook.schedules import CosinePath, CustomPath, OTPath
 from flowbook.session import (
     Session,
     choose_precision,
@@ -470,7 +470,7 @@ def test_the_floor():
     """Catches: a floor that is lost, or shown as something else."""
     shown = io.StringIO()
     with contextlib.redirect_stderr(shown):
-        run = short_run(floor=Floor(0.25, 0.01), progress=True)
+        run = short_run(floor=LossFloor(0.25, 0.01), progress=True)
     assert run.floor == 0.25
     assert f"excess={run.losses.mean() - 0.25:.3g}" in shown.getvalue()
     assert short_run(floor=0.5).floor == 0.5 and short_run().floor is None
@@ -890,7 +890,7 @@ def test_a_run_of_another_program():
         short_run(steps=9, **given)
 
 
-PARTS = {m.__file__ for m in (training, session, processes, resume)}
+PARTS = {m.__file__ for m in (training, session, distributed, runs)}
 
 
 class Wrapped:
@@ -913,11 +913,13 @@ def threads_for_processes(here):
         if here.received:
             raise SystemExit(143)
 
-    agree, alone = processes.agree_to_stop, contextlib.nullcontext
+    agree, alone = distributed.agree_to_stop, contextlib.nullcontext
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(resume, "save_checkpoint", lambda *given: here.save(*given))
-        for module in (session, resume):
-            patch.setattr(module, "agreed", lambda value: here.process.agreed(value))
+        patch.setattr(runs, "save_checkpoint", lambda *given: here.save(*given))
+        for module in (session, runs):
+            patch.setattr(
+                module, "broadcast_from_rank0", lambda value: here.process.agreed(value)
+            )
         for name, stand_in in {
             "agree_to_stop": lambda *given: agree(*given[:2], 0.5),  # every 2 steps
             "borrow_accelerator": lambda *_: alone((here.process, torch.device("cpu"))),

@@ -9,7 +9,7 @@ NEVER_RUN = {12, 13, 17, 22, 23, 27, 39} | FORM_ONLY  # a definition or a wordin
 
 
 def page():
-    cells = read(NBS / "a5_slips.ipynb").cells
+    cells = read(NBS / "slips.ipynb").cells
     prose = "\n".join(c.source for c in cells if c.cell_type == "markdown")
     code = "\n".join(c.source for c in cells if c.cell_type == "code")
     return prose, code

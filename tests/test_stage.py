@@ -40,15 +40,15 @@ def test_a_titled_statement_is_in_the_index():
 
 def test_every_module_has_a_page_and_a_place_in_the_contents():
     """Catches a module that the reader of the API does not see."""
-    modules = {"paths": "09_gaussian_paths", "ode": "03_flows"}
+    modules = {"gaussian_path": "gaussian_path", "solvers": "flows"}
     titles = {f"nbs/{stem}": stem for stem in modules.values()}
     assert set(stage.api_pages(modules, [], titles)) == {
         "api/index.md",
-        "api/paths.md",
-        "api/ode.md",
+        "api/gaussian_path.md",
+        "api/solvers.md",
     }
     toc = stage.contents(modules)
-    assert "api/paths" in toc and "nbs/09_gaussian_paths" in toc
+    assert "api/gaussian_path" in toc and "nbs/gaussian_path" in toc
 
 
 def test_every_chapter_of_the_contents_exists():
@@ -79,25 +79,27 @@ class Path:
 
 def test_each_export_knows_where_it_is_derived():
     """Catches a function whose page does not lead back to its derivation."""
-    found = list(stage.exports(CELL, "ode", "03_flows", "A step"))
+    found = list(stage.exports(CELL, "solvers", "flows", "A step"))
     kinds = [(e.name, e.kind, e.about) for e in found]
     assert kinds == [
         ("Field", "data", "v(x, t)"),
         ("step", "function", "One step of `x` (B, *D)."),
         ("Path", "class", ""),
     ]
-    pages = stage.api_pages({"ode": "03_flows"}, found, {"nbs/03_flows": "03"})
-    assert ".. autofunction:: flowbook.ode.step\n" in pages["api/ode.md"]
-    assert ".. py:data:: Field\n   :module: flowbook.ode\n" in pages["api/ode.md"]
-    assert ":ref:`A step <code-ode-step-f>`" in pages["api/ode.md"]
+    pages = stage.api_pages({"solvers": "flows"}, found, {"nbs/flows": "03"})
+    assert ".. autofunction:: flowbook.solvers.step\n" in pages["api/solvers.md"]
+    assert (
+        ".. py:data:: Field\n   :module: flowbook.solvers\n" in pages["api/solvers.md"]
+    )
+    assert ":ref:`A step <code-solvers-step-f>`" in pages["api/solvers.md"]
     assert "One step of `x` (B, \\*D)." in pages["api/index.md"]
-    mark = stage._mark(CELL, "ode").source
-    assert "(code-ode-step-f)=" in mark and "`~flowbook.ode.step`" in mark
+    mark = stage._mark(CELL, "solvers").source
+    assert "(code-solvers-step-f)=" in mark and "`~flowbook.solvers.step`" in mark
 
 
 def test_names_that_differ_by_case_only_have_places_of_their_own():
     """Catches `Method` and `method`: a label has no capitals."""
-    assert stage._label("ode", "Method") != stage._label("ode", "method")
+    assert stage._label("solvers", "Method") != stage._label("solvers", "method")
 
 
 def test_what_a_private_base_gives_is_documented():
@@ -105,7 +107,7 @@ def test_what_a_private_base_gives_is_documented():
     cell = new_code_cell(
         "#| export\nclass Path(_Base):\n    pass\n\nclass Net(Module):\n    pass"
     )
-    private, public = stage.exports(cell, "paths", "09_gaussian_paths", "Paths")
+    private, public = stage.exports(cell, "paths", "gaussian_path", "Paths")
     assert ":inherited-members:" in stage._entry(private)
     assert ":inherited-members:" not in stage._entry(public)
 
@@ -115,5 +117,5 @@ def test_a_constant_of_many_lines_has_its_comment():
     cell = new_code_cell(
         "#| export\nA = {  # by name\n    1: 2,\n}\nB = 3\nC = [\n]  # c"
     )
-    said = [e.about for e in stage.exports(cell, "paths", "09_gaussian_paths", "Paths")]
+    said = [e.about for e in stage.exports(cell, "paths", "gaussian_path", "Paths")]
     assert said == ["by name", "", "c"]

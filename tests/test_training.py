@@ -1,4 +1,4 @@
-"""Chapter 13: the training loop."""
+"""The training loop."""
 
 import functools
 import math
@@ -9,11 +9,11 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 from torch.testing import assert_close
 
+from flowbook.batches import draw_seeds
 from flowbook.checkpoints import load_checkpoint
-from flowbook.draws import draw_seeds
 from flowbook.losses import cfm_loss
 from flowbook.networks import MLP
-from flowbook.schedules import OTPath, VPPath
+from flowbook.paths import OTPath, VPPath
 from flowbook.training import CosineLR, ema_rate, train
 
 from .folders import folder

@@ -1,4 +1,4 @@
-"""Chapter 12b: the U-Net."""
+"""The U-Net."""
 
 import math
 from functools import partial
@@ -11,7 +11,7 @@ from torch.nn.functional import conv2d
 from torch.testing import assert_close
 
 from flowbook.likelihood import Exact, divergence
-from flowbook.ode import Euler, solve
+from flowbook.solvers import Euler, solve
 from flowbook.unet import ResidualBlock, SelfAttention, UNet
 
 F64 = torch.float64

@@ -1,5 +1,5 @@
 "use strict";
-// Chapter 10: a path is two curves, α_t and σ_t. Drag them; the exact marginal flow for
+// Chapter `paths`: a path is two curves, α_t and σ_t. Drag them; the exact marginal flow for
 // three data points on the line follows (`flowbook.velocity` in math.js).
 flowbook.panel(
   "design",

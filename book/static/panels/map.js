@@ -1,5 +1,5 @@
 "use strict";
-// Chapter 02: X = f(Z) with Z standard normal. Drag the map, see the density that it
+// Chapter `change_of_variables`: X = f(Z) with Z standard normal. Drag the map, see the density that it
 // makes: p(x) = Σ π(z)/|f'(z)| over all z with f(z) = x (`flowbook.pushed` in math.js),
 // and beside it a histogram of 4,000 samples, which knows no formula.
 flowbook.panel(

@@ -1,5 +1,5 @@
 "use strict";
-// Chapter 07: put data points anywhere, and the exact marginal flow of the straight path
+// Chapter `marginal`: put data points anywhere, and the exact marginal flow of the straight path
 // carries noise onto them. Formulas: `flowbook.weights`, `flowbook.velocity` in math.js.
 flowbook.panel(
   "marginal",

@@ -5,7 +5,7 @@
 var flowbook = window.flowbook || {};
 
 // A path is four functions of t: the mean α_t x1, the width σ_t, their derivatives.
-// (Chapter 10.)
+// (Chapter `paths`.)
 flowbook.paths = {
   ot: (sigmaMin = 0) => ({
     alpha: (t) => t,
@@ -35,7 +35,7 @@ flowbook.paths = {
 };
 
 // The posterior weights of the data points at x: a softmax of -|x - α x1|² / (2σ²).
-// (Chapter 07.) The largest exponent is taken out, so that none underflows alone.
+// (Chapter `marginal`.) The largest exponent is taken out, so that none underflows alone.
 flowbook.weights = (path, data, dim, x, t) => {
   const a = path.alpha(t);
   const scale = 1 / (2 * path.sigma(t) ** 2);
@@ -65,7 +65,7 @@ flowbook.velocity = (path, data, dim, x, t) => {
   });
 };
 
-// One step of a method for one point. (Chapter 03.)
+// One step of a method for one point. (Chapter `flows`.)
 const moved = (x, v, h) => x.map((value, i) => value + h * v[i]);
 flowbook.step = {
   euler: (field, x, t, h) => moved(x, field(x, t), h),
@@ -127,7 +127,7 @@ flowbook.curve = (knots) => {
 flowbook.normalDensity = (z) => Math.exp(-z * z / 2) / Math.sqrt(2 * Math.PI);
 
 // The density at x of X = f(Z), Z standard normal: the sum of π(z)/|f'(z)| over all z
-// with f(z) = x, which are found between -6 and 6 by halving. (Chapter 02.)
+// with f(z) = x, which are found between -6 and 6 by halving. (Chapter `change_of_variables`.)
 flowbook.pushed = ({ f, df }, x, cells = 240) => {
   let total = 0;
   const ends = [];

@@ -1,5 +1,5 @@
 "use strict";
-// Films: `flowbook.plots.film` (chapter a3) leaves a sprite sheet on the page; this plays
+// Films: `flowbook.plots.film` (chapter `plots`) leaves a sprite sheet on the page; this plays
 // it, and lets the reader stop, move and slow it. Without it the last frame is shown.
 (() => {
   const calm = matchMedia("(prefers-reduced-motion: reduce)");

@@ -8,7 +8,7 @@
     return element;
   };
 
-  // The book's colours (chapter a3), lighter on a dark page.
+  // The book's colours (chapter `plots`), lighter on a dark page.
   const LIGHT = { noise: "#0072B2", data: "#D55E00", path: "#007A5A", density: "#9B4F8A" };
   const DARK = { noise: "#56B4E9", data: "#F08A4B", path: "#3FBF95", density: "#CC8FBE" };
   const colors = () =>

@@ -1,5 +1,5 @@
 "use strict";
-// Chapter 17: the straight (OT) and the diffusion (VP) path side by side, from the same
+// Chapter `comparison`: the straight (OT) and the diffusion (VP) path side by side, from the same
 // noise to the same data: exact marginal flows (`flowbook.velocity` in math.js).
 flowbook.panel(
   "race",

@@ -1,5 +1,5 @@
 "use strict";
-// Chapter 14: a solver's steps against the exact flow, for the marginal field of five data
+// Chapter `sampling`: a solver's steps against the exact flow, for the marginal field of five data
 // points smoothed by σ = 0.3 (`flowbook.velocity` and `flowbook.step` in math.js).
 flowbook.panel(
   "steps",
