@@ -48,7 +48,7 @@ def sources(code: tuple[Path, ...] = ()) -> str:
     h = hashlib.sha256()
     folders = ("flowbook", "benchmarks", "tests")
     for path in sorted(code) or [
-        p for f in folders for p in sorted((ROOT / f).glob("*.py"))
+        p for f in folders for p in sorted((ROOT / f).rglob("*.py"))
     ]:
         name = f"{path.parent.name}/{path.name}"
         h.update(f"{name}\0".encode() + path.read_bytes() + b"\0")

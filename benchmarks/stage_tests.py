@@ -16,7 +16,8 @@ def run(job: Job) -> None:
     }
     names = ("passed", "failed", "skipped")
     rows = [
-        [f"tests/{name}.py", *(part[n] for n in names)] for name, part in found.items()
+        [f"tests/flowbook/{name}.py", *(part[n] for n in names)]
+        for name, part in found.items()
     ]
     failures = [line for part in found.values() for line in part["failures"]]
     note = "Failed: " + "; ".join(failures) if failures else ""
@@ -37,7 +38,7 @@ def _pytest(job: Job, name: str) -> dict:
         "-m",
         "pytest",
         "-q",
-        f"tests/{name}.py",
+        f"tests/flowbook/{name}.py",
         "-W",
         "default",
     ]

@@ -26,7 +26,7 @@ from flowbook.notation import (
 
 # %% ../nbs/losses.ipynb #45c9f003
 class HasVelocity(Protocol):
-    """A law of the data with its exact field, such as a marginal of chapter 07."""
+    """A law of the data with its exact field, such as a marginal path."""
 
     def velocity(self, x: Tensor, t: Tensor) -> Tensor: ...
 

@@ -1,8 +1,8 @@
 """Change one formula at a time and demand that its tests notice.
 
 `python -m tests.mutants [module ...]` takes each exported module that has a file
-`tests/test_<module>.py`, changes one place of one function (a sign, a factor, the
-order of two arguments, a constant, one schedule for another), puts the changed code
+`tests/flowbook/test_<module>.py`, changes one place of one function (a sign, a factor,
+the order of two arguments, a constant, one schedule for another), puts the changed code
 into the running function, and runs the tests that call it. A mutant that every test
 passes has survived, and the command fails. Mutants that are proved to compute the same
 are listed, with the proof, in `tests/equivalent.toml`.
@@ -417,7 +417,7 @@ def verdict(name: str) -> Verdict:
     warnings.simplefilter("ignore")
     start = time.process_time()
     dead, survivors, excused = examine(
-        f"flowbook.{name}", f"tests.test_{name}", known_equivalent()
+        f"flowbook.{name}", f"tests.flowbook.test_{name}", known_equivalent()
     )
     lived = tuple(f"{m.function or name}: {m.change}" for m in survivors)
     return Verdict(dead, lived, frozenset(excused), time.process_time() - start)
@@ -458,7 +458,7 @@ def shared(
 
 def modules() -> list[str]:
     """The modules that have tests, those with the longest sources and tests first."""
-    package, here = ROOT / "flowbook", Path(__file__).parent
+    package, here = ROOT / "flowbook", Path(__file__).parent / "flowbook"
     sizes = {
         path.stem: path.stat().st_size * tests.stat().st_size
         for path in package.glob("*.py")
