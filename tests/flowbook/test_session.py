@@ -34,7 +34,7 @@ from flowbook.training import CosineLR, train
 
 from ..crew import Crew, signal_at_line
 from ..folders import folder
-from .runs import F64, Drops, drawn, equal_runs, network, points, seeded, short_run
+from ..runs import F64, Drops, drawn, equal_runs, network, points, seeded, short_run
 
 
 def test_the_generator_alone_is_what_is_seeded():

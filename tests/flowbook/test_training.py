@@ -17,7 +17,7 @@ from flowbook.paths import OTPath, VPPath
 from flowbook.training import CosineLR, ema_rate, train
 
 from ..folders import folder
-from .runs import F64, drawn, network, points, seeded, short_run
+from ..runs import F64, drawn, network, points, seeded, short_run
 
 
 def by_hand(model, path, data, steps, batch_size, lr, decay, seeds, clip=math.inf):
