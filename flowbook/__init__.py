@@ -1,4 +1,4 @@
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # A book you can import: each name is derived in the chapter that exports its module.
 # The names are lazy (PEP 562): `import flowbook` loads no chapter, and not even torch,
