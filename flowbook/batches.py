@@ -202,7 +202,9 @@ def _dataset_source(data: Dataset, like: Tensor) -> TrainingData:
     return TrainingData(count, shape, fetch, torch.device("cpu"), lambda: name)
 
 
-def training_data(data, like: Tensor) -> TrainingData:
+def training_data(
+    data: Tensor | tuple[Tensor, Tensor] | Dataset, like: Tensor
+) -> TrainingData:
     """Return where batches come from: a tensor, (tensor, labels) or a Dataset.
 
     They get the dtype and device of `like`, a weight. Raises TypeError for data of

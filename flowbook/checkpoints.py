@@ -22,7 +22,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 # %% ../nbs/checkpoints.ipynb #24e43ec3
-def tree_flatten(tree, name: str = "") -> tuple[object, dict[str, Tensor]]:
+def tree_flatten(tree: object, name: str = "") -> tuple[object, dict[str, Tensor]]:
     """Split a tree into what JSON can hold and its tensors, by name: (plain, tensors).
 
     A tree is a tensor, None, bool, number, string, or a dict, list or tuple of trees;
@@ -70,7 +70,7 @@ def _container(tree, pairs: list[tuple]):
     return {"$tuple": branches} if isinstance(tree, tuple) else branches
 
 # %% ../nbs/checkpoints.ipynb #efc28144
-def tree_unflatten(plain, tensors: Mapping[str, Tensor]):
+def tree_unflatten(plain: object, tensors: Mapping[str, Tensor]):
     """Put a tree together again: the inverse of `tree_flatten`."""
     if isinstance(plain, list):
         return [tree_unflatten(branch, tensors) for branch in plain]

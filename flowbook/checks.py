@@ -36,7 +36,7 @@ class Check:
         return {"text/plain": line, "text/html": page, MIME: asdict(self)}
 
 # %% ../nbs/checks.ipynb #2f989ba1
-def max_abs(residual) -> float:
+def max_abs(residual: object) -> float:
     """Return the largest absolute value in a number, tensor or array; NaN if one is.
 
     Of complex numbers it is the modulus.
@@ -49,7 +49,7 @@ def max_abs(residual) -> float:
 
 # %% ../nbs/checks.ipynb #7864d986
 def check(
-    statement: str, claim: str, residual, tolerance: float, *, because: str
+    statement: str, claim: str, residual: object, tolerance: float, *, because: str
 ) -> None:
     """Assert that |residual| <= tolerance everywhere, show it, and record it.
 
@@ -67,7 +67,7 @@ def check(
 
 
 def reject(
-    statement: str, claim: str, residual, tolerance: float, *, because: str
+    statement: str, claim: str, residual: object, tolerance: float, *, because: str
 ) -> None:
     """Assert that a formula which is wrong on purpose fails the check: > tolerance.
 

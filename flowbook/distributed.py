@@ -9,10 +9,14 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 # %% ../nbs/distributed.ipynb #518a9825
 def _shared_states() -> list[dict]:
@@ -67,7 +71,7 @@ class _Wrapper(nn.Module):
 
 
 def prepare(
-    accelerator, model: nn.Module, optimiser: Optimizer
+    accelerator: "Accelerator", model: nn.Module, optimiser: Optimizer
 ) -> tuple[nn.Module, Optimizer]:
     """Return a field v(x, t) that computes `model`, and its optimiser, for training.
 
@@ -99,14 +103,16 @@ def borrow_layer_generator(device: torch.device) -> Iterator[Generator]:
         generator.set_state(before)
 
 # %% ../nbs/distributed.ipynb #b9f901b6
-def broadcast_from_rank0(value):
+def broadcast_from_rank0(value: object):
     """Return the first process's value, in all of them, within `borrow_accelerator`."""
     from accelerate.utils import broadcast_object_list
 
     return broadcast_object_list([value])[0]
 
 # %% ../nbs/distributed.ipynb #e494d1ea
-def agree_to_stop(accelerator, received: list[int], seconds: float) -> tuple[bool, int]:
+def agree_to_stop(
+    accelerator: "Accelerator", received: list[int], seconds: float
+) -> tuple[bool, int]:
     """Return, to all alike, whether to stop, and after how many steps to look again.
 
     They stop if one was asked to. `received` holds the signals that came here: what
@@ -126,7 +132,7 @@ def agree_to_stop(accelerator, received: list[int], seconds: float) -> tuple[boo
     return stop, max(1, min(50, int(ranks / total)))
 
 
-def all_well(accelerator, well: bool) -> bool:
+def all_well(accelerator: "Accelerator | None", well: bool) -> bool:
     """Return, to all alike, whether all processes say so; wait until all have spoken.
 
     `accelerator` is None for a process that is alone.
@@ -142,7 +148,7 @@ def sharded(tensor: Tensor) -> bool:
     return hasattr(tensor, "full_tensor")
 
 
-def gather_full(tree, *, kept: bool = True):
+def gather_full(tree: object, *, kept: bool = True):
     """Return a tensor, or a state_dict nested as it may be, with all parts together.
 
     All the processes must ask. What was sharded is put together one tensor after the

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,10 @@ from flowbook.distributed import (
     shard_like,
     sharded,
 )
+from .notation import Path as ProbabilityPath
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 # %% ../nbs/runs.ipynb #4327950a
 @dataclass
@@ -113,7 +118,7 @@ class RunState:
 
 # %% ../nbs/runs.ipynb #0fa90620
 def configuration(
-    model: nn.Module, path, settings: Mapping[str, object]
+    model: nn.Module, path: ProbabilityPath, settings: Mapping[str, object]
 ) -> dict[str, object]:
     """Return what a run's numbers depend on, as JSON holds it, by readable names.
 
@@ -157,7 +162,9 @@ def require_same_run(theirs: dict, ours: dict, place: Path) -> None:
         )
 
 # %% ../nbs/runs.ipynb #0136cc16
-def latest_for_all(accelerator, folder: str | Path | None) -> tuple[Path, dict] | None:
+def latest_for_all(
+    accelerator: "Accelerator", folder: str | Path | None
+) -> tuple[Path, dict] | None:
     """Return the latest complete checkpoint, which the first process chooses for all.
 
     None if there is none, or no folder. Raises what `load_checkpoint` raises, and

@@ -37,6 +37,7 @@ from flowbook.distributed import (
     prepare,
 )
 from .losses import LossFloor
+from .notation import Path as ProbabilityPath
 from .runs import Checkpointer, RunState, configuration, latest_for_all
 
 # %% ../nbs/session.ipynb #437dc007
@@ -135,7 +136,7 @@ class Session:
     """
 
     model: nn.Module
-    path: object
+    path: ProbabilityPath
     data: Tensor | tuple[Tensor, Tensor] | Dataset
     _: KW_ONLY
     steps: int

@@ -14,6 +14,7 @@ from torch import Generator, Tensor, nn
 from torch.utils.data import Dataset
 
 from .losses import LossFloor, cfm_loss
+from .notation import Path as ProbabilityPath
 from .session import Look, Session
 
 # %% ../nbs/training.ipynb #ee6d9806
@@ -74,7 +75,7 @@ class TrainingRun:
 # %% ../nbs/training.ipynb #2d3098ba
 def train(
     model: nn.Module,
-    path,
+    path: ProbabilityPath,
     data: Tensor | tuple[Tensor, Tensor] | Dataset,
     *,
     steps: int = 5000,

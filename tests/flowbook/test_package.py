@@ -72,6 +72,25 @@ def test_a_type_checker_sees_the_same_names():
     assert sum(map(len, flowbook._NAMES.values())) == len(seen)  # none named twice
 
 
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "flowbook").glob("*.py")), ids=lambda path: path.stem
+)
+def test_every_public_parameter_is_typed(path):
+    """Catches a parameter of which neither a reader nor an editor knows what it is."""
+    tree = ast.parse(path.read_text())
+    functions = [n for n in tree.body if isinstance(n, ast.FunctionDef)]
+    for node in (n for n in tree.body if isinstance(n, ast.ClassDef)):
+        functions += [n for n in node.body if isinstance(n, ast.FunctionDef)]
+    for function in functions:
+        if function.name.startswith("_") and function.name != "__init__":
+            continue
+        given = (
+            function.args.posonlyargs + function.args.args + function.args.kwonlyargs
+        )
+        bare = [a.arg for a in given if a.annotation is None]
+        assert set(bare) <= {"self", "cls"}, f"{function.name}: {bare}"
+
+
 def test_names_and_modules_are_distinct():
     """Catches a function that its own module, once imported, would replace."""
     modules = {path.stem for path in (ROOT / "flowbook").glob("*.py")}
