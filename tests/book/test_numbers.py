@@ -87,6 +87,17 @@ def test_one_stem():
         assert module_of(nb) in (None, wanted), path.name
 
 
+def test_labels_carry_the_name_of_their_own_chapter():
+    """Catches a figure or an exercise that moved and kept another chapter's name."""
+    stems = {path.stem.replace("_", "-"): path.stem for path in notebooks()}
+    longest = "|".join(sorted(stems, key=len, reverse=True))
+    kinds = r"(?::label: *|#\| label: *|\$\$ *\()(?:fig|eq|ex)-"
+    for path in notebooks():
+        for cell in read(path).cells:
+            for found in re.finditer(rf"{kinds}({longest})-", cell.source):
+                assert stems[found[1]] == path.stem, f"{path.name}: {found[0]}"
+
+
 def test_exported_code_imports_only_what_comes_earlier():
     """Catches a chapter that needs a later one; appendices may be used everywhere."""
     known = numbers.numbers()
