@@ -10,7 +10,6 @@ from book.notebooks import directives, module_of, notebooks, read
 from book.run import ROOT
 
 KNOWN = {"one": "1", "two": "12", "slips": "B"}
-NO_MODULE_OF_ITS_NAME = {"flows": "solvers"}
 
 
 def test_chapters_are_counted_and_appendices_lettered(tmp_path, monkeypatch):
@@ -83,8 +82,7 @@ def test_one_stem():
     for path in notebooks():
         nb = read(path)
         assert nb.cells[0].source.startswith(f"({path.stem})=\n# "), path.name
-        wanted = NO_MODULE_OF_ITS_NAME.get(path.stem, path.stem)
-        assert module_of(nb) in (None, wanted), path.name
+        assert module_of(nb) in (None, path.stem), path.name
 
 
 def test_labels_carry_the_name_of_their_own_chapter():
