@@ -139,7 +139,7 @@ def evaluate(
     Each of `budgets`, even, is spent on equal midpoint steps over `path.t_span`; dopri5
     has rtol = atol = `tolerance`, also for the NLL of `held_out` (m, *D), m ≥ 2, with
     `divergence` as in `log_prob`. At most `batch_size` points at once. `judges` map
-    samples (n, *D) to a number: see `flowbook.metrics.calibrated_distance`.
+    samples (n, *D) to a number: see `calibrated_distance`.
     Raises ValueError for an odd budget or fewer than two points.
     """
     if any(type(n) is not int or n < 2 or n % 2 for n in budgets):
