@@ -464,6 +464,8 @@ def test_bad_options():
         (Euler(grid=[1, 0]), ValueError, "must run from t0 = 0.0 to t1 = 1.0, got one"),
         (Euler(grid=[0, 0.9]), ValueError, "must run .* got one from 0.0 to 0.9"),
         (Euler(grid=[0.1, 1]), ValueError, "must run from t0 = 0.0"),
+        (Euler(grid=[1.06e-6, 1]), ValueError, "must run from t0 = 0.0"),
+        (Euler(grid=[0, 1 + 1.06e-6]), ValueError, "must run from t0 = 0.0"),
         (Dopri5(grid=[0.1, 1]), ValueError, "must run from t0 = 0.0"),
         (Euler(grid=over), ValueError, "grid must move"),
         (Dopri5(grid=over), ValueError, "grid must move"),

@@ -344,6 +344,16 @@ def test_weights_are_divided_by_their_sum():
     assert torch.equal(kept.weights, third)
 
 
+def test_weights_that_miss_1_by_roundings_stay():
+    """Catches another threshold than 4 K roundings, here 8; or none."""
+    moments, eps = (torch.zeros(2, 1).double(), torch.ones(2, 1, 1).double()), 2.0**-52
+    for missed, stays in ((6, True), (8, True), (9, False), (-9, False)):
+        weights = torch.tensor([0.5, 0.5 + missed * eps], dtype=torch.float64)
+        kept = GaussianMixture(weights, *moments).weights
+        assert torch.equal(kept, weights) == stays
+        assert abs(kept.sum() - 1) <= 8 * eps
+
+
 def test_a_weight_may_be_zero():
     """Catches NaN from the logarithm of a weight of 0, or a draw of it."""
     law = skewed_mixture(dtype=torch.float64)
