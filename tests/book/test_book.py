@@ -243,10 +243,12 @@ def test_each_name_that_the_search_adds_has_its_section(tab, address):
         assert [n for n in names.values() if f'id="{n}"' not in text] == [], page
 
 
+NUMBERS = numbers.numbers()
+MARGINAL, LOSSES = NUMBERS["marginal"], NUMBERS["losses"]
 PREVIEWS = {
-    "theorem": ("nbs/losses.html", "prop-posterior-mean", "Proposition 7."),
+    "theorem": ("nbs/losses.html", "prop-posterior-mean", f"Proposition {MARGINAL}."),
     "named theorem": ("nbs/losses.html", "#thm-2", "Theorem 2 (Lipman"),
-    "equation": ("nbs/losses.html", "#equation-eq-losses-split", "8."),
+    "equation": ("nbs/losses.html", "#equation-eq-losses-split", f"{LOSSES}."),
     "reference": ("nbs/flows.html", "bibliography.html#id", "["),
     "term": ("nbs/notation.html", "#term-score", "grows fastest"),
     "function": ("nbs/losses.html", "api/losses.html#flowbook", "loss"),
