@@ -251,7 +251,7 @@ PREVIEWS = {
     "equation": ("nbs/losses.html", "#equation-eq-losses-split", f"{LOSSES}."),
     "reference": ("nbs/flows.html", "bibliography.html#id", "["),
     "term": ("nbs/notation.html", "#term-score", "grows fastest"),
-    "function": ("nbs/losses.html", "api/losses.html#flowbook", "loss"),
+    "function": ("nbs/losses.html", "api/losses.html#flowbook.losses.cfm", "loss"),
 }
 
 
