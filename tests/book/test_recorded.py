@@ -186,3 +186,22 @@ def test_the_timings_are_the_runs(tmp_path):
     text = recorded.timings(copy.copy(runs), tmp_path)
     assert "42 s in all" in text and "`nbs/01_x`" in text and "  - 40\n" in text
     assert text.count("No run on a GPU is recorded") == 2
+
+
+def test_one_point_carries_the_mean_that_is_off_the_scale():
+    """Catches a page that says of single seeds what the record doesn't."""
+    data = numbers.load("ring")["data"]
+    truth = {line["seed"]: line["nll"] for line in data["baselines"]}
+    last = [row for row in data["rows"] if row["steps"] == 20_000]
+    gaps, spread, samples = {}, {}, {}
+    for row in last:
+        gap = row["nll"] - truth[row["seed"]]
+        gaps.setdefault(row["method"], []).append(round(gap, 2))
+        spread[row["method"], row["seed"]] = row["nll_error"] / row["nll"]
+        samples[row["method"], row["seed"]] = row["distances"]["sliced"][1]
+    assert gaps["score matching"][:2] == [0.05, 0.07]
+    assert gaps["DDPM"][:2] == [0.04, 0.06]
+    # one of n values far above the others: mean m / n, standard error m / n
+    assert abs(spread["score matching", 2] - 1) < 1e-3
+    others = [samples["score matching", seed] for seed in (0, 1)]
+    assert samples["score matching", 2] < max(others)
