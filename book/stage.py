@@ -33,10 +33,15 @@ HEADING = re.compile(r"^#{1,4} (.+)$", re.MULTILINE)
 NAMED = re.compile(r"\{prf:ref\}`thm-([123])`")  # they have a name and no number
 
 
-def page(nb: NotebookNode, stem: str = "") -> NotebookNode:
-    """Turn an executed notebook, chapter `stem`, into what a reader sees."""
+def page(
+    nb: NotebookNode, stem: str = "", known: dict[str, str] | None = None
+) -> NotebookNode:
+    """Turn an executed notebook, chapter `stem`, into what a reader sees.
+
+    `known` are the chapters' numbers, which the page says where it names a chapter.
+    """
     nb = copy.deepcopy(nb)
-    module, known = module_of(nb), numbers.numbers()
+    module, known = module_of(nb), known or {}
     if stem in known:
         nb.cells[0].source = numbers.headed(nb.cells[0].source, known[stem])
     nb.metadata["language_info"] = {"name": "python", "pygments_lexer": "ipython3"}
@@ -64,7 +69,7 @@ def page(nb: NotebookNode, stem: str = "") -> NotebookNode:
                 output["data"]["text/html"] = ledger.unbroken(
                     output["data"]["text/html"]
                 )
-        _caption(cell, found.values)
+        _caption(cell, found.values, known)
         cells.append(cell)
         film = film or bool(panels.films(cell))
         if "panel" in found.values:
@@ -98,7 +103,7 @@ def _label(module: str, name: str) -> str:
     return f"code-{module}-{name.lower()}-{'c' if name[0].isupper() else 'f'}"
 
 
-def _caption(cell: NotebookNode, values: dict[str, str]) -> None:
+def _caption(cell: NotebookNode, values: dict[str, str], known: dict[str, str]) -> None:
     """Hand `#| label`, `#| caption` and `#| alt` to MyST-NB."""
     pictures = [o for o in cell.outputs if "image/png" in o.get("data", {})]
     if pictures and not {"label", "caption", "alt"} <= values.keys():
@@ -111,7 +116,7 @@ def _caption(cell: NotebookNode, values: dict[str, str]) -> None:
     cell.metadata["mystnb"] = {
         "image": image,
         "figure": {
-            "caption": numbers.filled(values["caption"], numbers.numbers()),
+            "caption": numbers.filled(values["caption"], known),
             "name": values["label"],
         },
     }
@@ -289,11 +294,12 @@ def stage(runs: list[Run], folder: Path = SOURCE) -> None:
     modules: dict[str, str] = {}
     exported: list[Export] = []
     titles: dict[str, str] = {}
+    known = numbers.numbers()
     static = [p for p in (ROOT / "book" / "static").glob("*") if p.is_file()]
     files |= panels.files()
     for run in runs:
         stem = run.path.stem
-        nb = page(run.nb, stem)
+        nb = page(run.nb, stem, known)
         titles[f"nbs/{stem}"] = title(nb)
         files[f"nbs/{stem}.ipynb"] = nbformat.writes(nb)
         found += ledger.statements(f"nbs/{stem}", _markdown(nb))
@@ -312,11 +318,10 @@ def stage(runs: list[Run], folder: Path = SOURCE) -> None:
         raise BookError("the proof ledger has gaps:\n" + "\n".join(missing))
     chapters = {run.path.stem: run.nb for run in runs}
     for path in NBS.glob("*.md"):
-        text = numbers.filled(path.read_text(), numbers.numbers())
+        text = numbers.filled(path.read_text(), known)
         files[f"nbs/{path.name}"] = panels.with_films(text, chapters)
     for path in static:
         files[f"_static/{path.name}"] = path.read_bytes()
-    known = numbers.numbers()
     files |= api_pages(modules, exported, titles)
     files["ledger.md"] = numbers.filled(ledger.page(found, measured, titles), known)
     files["timings.md"] = recorded.timings(runs)
@@ -354,7 +359,7 @@ def stage_one(run: Run, folder: Path) -> None:
     static = [p for p in (ROOT / "book" / "static").glob("*") if p.is_file()]
     static += recorded.pictures(_markdown(run.nb))
     files: dict[str, str | bytes] = {
-        f"nbs/{stem}.ipynb": nbformat.writes(page(run.nb, stem)),
+        f"nbs/{stem}.ipynb": nbformat.writes(page(run.nb, stem, numbers.numbers())),
         "references.bib": (ROOT / "book" / "references.bib").read_text(),
         "bibliography.md": (ROOT / "book" / "bibliography.md").read_text(),
         "_toc.yml": yaml.safe_dump(
