@@ -328,9 +328,19 @@ CASES = {
 }
 
 
+BESIDES = {  # of the modules: what makes or reads tensors on a device, too
+    *("EmpiricalMarginal", "GaussianMixture", "MixtureMarginal", "sample_moons"),
+    *("Solution", "time_grid", "divergence", "rescale_clock", "reverse_clock"),
+    *("fm_loss", "loss_floor", "noise_loss", "score_loss"),
+    *("bits_per_dim", "dequantize", "calibrated_distance", "distance_null"),
+    *("energy_distance", "energy_distance_null"),
+    *("frechet_distance", "sliced_wasserstein"),
+}
+
+
 def test_no_name_is_missing():
-    """Catches a new export that nobody has run on a GPU."""
-    assert set(flowbook.__all__) <= set(CASES)
+    """Catches a new export that nobody has run on a GPU, and a row that is gone."""
+    assert set(flowbook.__all__) | BESIDES == set(CASES)
 
 
 @on_devices
