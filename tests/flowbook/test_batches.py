@@ -20,15 +20,7 @@ from flowbook.batches import (
     training_data,
 )
 
-F64 = torch.float64
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def points(n: int = 11, *shape: int) -> torch.Tensor:
-    return torch.randn(n, *(shape or (3,)), generator=seeded(2), dtype=F64)
+from ..runs import F64, points, seeded
 
 
 def same(u):
