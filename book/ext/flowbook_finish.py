@@ -15,6 +15,7 @@ EARLY = {"typeset.js": 450}  # before MathJax itself
 AT_ONCE = {"reading.js"}  # before the page is drawn: not deferred
 ONE_PAGE = {"search.js": "search", "ledger.js": "ledger"}
 OTHERS = {"index.html", "genindex.html", "search.html"}
+REPEATS = {"ledger"}  # the search finds its statements and checks in their chapters
 
 # Scripts that the theme puts on every page and that no page here needs.
 UNUSED = re.compile(
@@ -158,7 +159,8 @@ def search_data(app: Sphinx) -> None:
             if not part.title or part.kind == "alias":
                 continue
             names = also.pop(part.id, [])
-            rows.append([doc, part.id, part.kind, part.title, names, part.text])
+            text = "" if doc in REPEATS else part.text
+            rows.append([doc, part.id, part.kind, part.title, names, text])
         for anchor, names in also.items():  # a heading that was renamed: see the tests
             rows.append([doc, anchor, "section", pages[doc], names, ""])
     data = json.dumps([pages, rows], ensure_ascii=False, separators=(",", ":"))

@@ -6,7 +6,7 @@
   const AROUND = 110; // characters of an excerpt on either side of the find
   // How much a name counts: what explains comes before what lists.
   const KINDS = { section: 1, statement: 1.15, term: 1.05, code: 0.75, exercise: 0.6 };
-  const LISTS = /^(ledger|bibliography|changelog|glossary|nbs\/a5_|api\/index)/;
+  const LISTS = /^(ledger|bibliography|changelog|glossary|nbs\/slips|api\/index)/;
   const USES = /^(check|wrong on purpose)|at work/i; // sections that use a thing
   const SAID = { statement: "", section: "", term: "Glossary", code: "API", exercise: "" };
 
