@@ -139,7 +139,8 @@ def evaluate(
     Each of `budgets`, even, is spent on equal midpoint steps over `path.t_span`; dopri5
     has rtol = atol = `tolerance`, also for the NLL of `held_out` (m, *D), m ≥ 2, with
     `divergence` as in `log_prob`. At most `batch_size` points at once. `judges` map
-    samples (n, *D) to a number: see `calibrated_distance`.
+    samples (n, *D) to a number: see `calibrated_distance`. The NLL is infinite, and
+    its error NaN, where dopri5 doesn't bring all of `held_out` back to the noise.
     Raises ValueError for an odd budget or fewer than two points.
     """
     if any(type(n) is not int or n < 2 or n % 2 for n in budgets):
@@ -164,7 +165,10 @@ def evaluate(
         divergence=divergence,
         t_span=path.t_span,
     )
-    nll = -torch.cat([log_density(x) for x in held_out.split(batch_size)]).double()
+    try:
+        nll = -torch.cat([log_density(x) for x in held_out.split(batch_size)]).double()
+    except RuntimeError:  # the field is fine, it gave samples: a point did not arrive
+        nll = torch.full((len(held_out),), math.inf, dtype=torch.float64)
     return Scores(
         budgets=tuple(budgets),
         distances={name: tuple(values) for name, values in distances.items()},

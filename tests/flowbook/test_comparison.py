@@ -188,6 +188,17 @@ def test_evaluate_in_parts_and_by_probes():
     assert run(divergence=Hutchinson(generator=seeded(1))) == probed
 
 
+def test_a_point_that_no_noise_reaches_costs_infinity():
+    """Catches one lost point that stops a record, or is left out of the mean."""
+    field, near = (lambda x, t: -(x**3) / 2), draw(5, 1).clamp(-0.5, 0.5)
+    run = partial(evaluate, field, OTPath(), noise=near, judges={}, budgets=())
+    found = run(held_out=near)  # the way back from x ends at time 1 - 1 / x²
+    assert math.isfinite(found.nll) and found.nll_error > 0
+    lost = run(held_out=torch.cat((near, near.new_full((1, 1), 2.0))), batch_size=2)
+    assert lost.nll == math.inf and math.isnan(lost.nll_error)
+    assert lost.nfe == found.nfe
+
+
 @pytest.mark.parametrize("batch_size", [4, 3, 1000])
 def test_calls_are_those_of_the_slowest_batch(batch_size):
     """Catches the mean need as the price, a sum over batches, the last batch's."""
