@@ -1,8 +1,8 @@
-# Thin on purpose: the logic is in book/, in Python.
+# Thin on purpose: the logic is in press/, in Python.
 #   PYTHON=python3.12   the interpreter to use (or set FLOWBOOK_PYTHON once)
 #   TORCH=cpu           install PyTorch without CUDA
 PYTHON ?= $(or $(FLOWBOOK_PYTHON),python3)
-run := FLOWBOOK_PYTHON= $(PYTHON) book/env.py
+run := FLOWBOOK_PYTHON= $(PYTHON) press/env.py
 
 .DEFAULT_GOAL := help
 .PHONY: help book test check audit serve chapter export clean-notebooks lint release lock data bench gpu record dev clean
@@ -45,10 +45,10 @@ lock: ## write lock.txt anew from settings.ini (UPGRADE=1: newer versions)
 	@$(run) lock
 
 data: ## put Fashion-MNIST into data/ (FROM=folder: from there), checksums checked
-	@$(run) data $(FROM)
+	@$(run) module benchmarks.data $(FROM)
 
 bench: ## time the package beside plain torch: ratios against budgets
-	@$(run) bench
+	@$(run) module benchmarks.speed
 
 gpu: ## STAGE=tests|speed|images|table: run it on this GPU, record it in results/gpu
 	@$(if $(STAGE),$(PYTHON) -m benchmarks.gpu $(STAGE) --device $(or $(DEVICE),cuda) \

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 import torch
 
 # %% ../nbs/checks.ipynb #7eff6262
-MIME = "application/vnd.flowbook.check+json"  # of a check in a cell's output
+MIME = "application/vnd.proof-ledger.check+json"  # of a check in a cell's output
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ from typing import Any
 import pytest
 import torch
 
-from book import ROOT, WORKERS
+from press import ROOT, WORKERS
 
 # A mutant that loops for ever counts as dead. Its time is the CPU's, which a busy
 # machine does not stretch: a test may take TIMES what it took without a change.

@@ -22,12 +22,12 @@ from benchmarks import (
     stage_tests,
     timing,
 )
-from book import recorded
-from book.run import ROOT, BookError
 from flowbook import MLP, CosinePath, OTPath, VEPath, VPPath, sample, solve
 from flowbook.likelihood import divergence
 from flowbook.solvers import Dopri5, Euler, Midpoint
 from flowbook.toy import sample_moons
+from press import ROOT, recorded
+from press.errors import BookError
 
 PATHS = [
     (OTPath(), plain.ot),

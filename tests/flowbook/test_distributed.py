@@ -15,7 +15,6 @@ import pytest
 import torch
 from torch import nn
 
-from book.settings import ROOT
 from flowbook.checkpoints import checkpoints, load_checkpoint
 from flowbook.distributed import (
     agree_to_stop,
@@ -28,6 +27,7 @@ from flowbook.distributed import (
     shard_like,
     sharded,
 )
+from press.settings import ROOT
 
 CPU = torch.device("cpu")
 F64 = torch.float64

@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from book import data
-from book.run import BookError
+from benchmarks import data
 from flowbook import datasets
 from flowbook.datasets import (
     CIFAR10,
@@ -25,6 +24,7 @@ from flowbook.datasets import (
     load_cifar10,
     load_fashion_mnist,
 )
+from press.errors import BookError
 
 from .test_datasets import idx, levels, publish_cifar, published
 

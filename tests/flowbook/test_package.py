@@ -24,8 +24,8 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 import flowbook
-from book import stamp
-from book.settings import ROOT, read_settings
+from press import stamp
+from press.settings import ROOT, read_settings
 
 HEAVY = ["accelerate", "matplotlib", "scipy", "sklearn", "tqdm", "torch", "numpy"]
 
@@ -169,7 +169,7 @@ def built() -> TemporaryDirectory:
 def _sources() -> list[Path]:
     names = ["setup.py", "settings.ini", "pyproject.toml", "MANIFEST.in", "README.md"]
     names += ["LICENSE", "CHANGELOG.md", "CITATION.cff", "LICENSE-TEXT.md"]
-    folders = ["flowbook", "tests", "book"]
+    folders = ["flowbook", "tests", "press"]
     files = [p for f in folders for p in (ROOT / f).rglob("*") if p.is_file()]
     return [ROOT / n for n in names] + [
         p for p in files if "__pycache__" not in p.parts
@@ -217,7 +217,7 @@ def test_the_source_archive_builds_the_wheel_and_leaves_the_book_out():
     with tarfile.open(path) as archive:
         names = {n.partition("/")[2] for n in archive.getnames()}
     assert {"settings.ini", "setup.py", "pyproject.toml", "LICENSE"} <= names
-    assert {n.partition("/")[0] for n in names} & {"tests", "book", "nbs"} == set()
+    assert {n.partition("/")[0] for n in names} & {"tests", "press", "nbs"} == set()
 
 
 @pytest.mark.slow
@@ -291,7 +291,16 @@ BARE = re.compile(
 def texts() -> dict[str, str]:
     """Every file of the repository that somebody may read, and the built notebooks."""
     kinds = {".md", ".py", ".ipynb", ".toml", ".ini", ".yml", ".cff", ".js", ".html"}
-    folders = ["nbs", "book", "flowbook", "benchmarks", "results", ".github", "_build"]
+    folders = [
+        "nbs",
+        "press",
+        "panels",
+        "flowbook",
+        "benchmarks",
+        "results",
+        ".github",
+        "_build",
+    ]
     files = [p for p in ROOT.iterdir() if p.is_file()]
     for folder in folders:
         files += [p for p in (ROOT / folder).rglob("*") if p.is_file()]

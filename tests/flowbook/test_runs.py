@@ -20,7 +20,6 @@ import pytest
 import torch
 from torch import nn
 
-from book.settings import ROOT
 from flowbook import runs
 from flowbook.checkpoints import checkpoints, load_checkpoint, save_checkpoint
 from flowbook.runs import (
@@ -30,6 +29,7 @@ from flowbook.runs import (
     latest_for_all,
     require_same_run,
 )
+from press.settings import ROOT
 
 from ..folders import folder
 

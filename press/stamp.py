@@ -1,0 +1,190 @@
+"""Write what follows from settings.ini: the Colab cells, README's links, CITATION.cff.
+
+`make export` calls `stamp_all`; the gates call it with `check=True`.
+"""
+
+import copy
+import json
+import re
+from pathlib import Path
+
+from press.settings import ROOT, Settings, read_settings
+
+CELL_ID = "colab"
+BLOCK = re.compile(
+    r"(?P<start><!-- from settings\.ini: (?P<name>[a-z-]+) -->\n)"
+    r".*?"
+    r"(?P<end><!-- end -->)",
+    re.DOTALL,
+)
+
+# --- the first code cell of every notebook -------------------------------------------
+
+
+def colab_cell(settings: Settings) -> str:
+    """The source of the cell that installs this package on Colab, and nothing else.
+
+    Elsewhere the cell does nothing. A copy of the book that has no public home yet
+    installs nothing anywhere: it says so.
+    """
+    if settings.has_owner:
+        return (
+            "import sys\n"
+            "\n"
+            'if "google.colab" in sys.modules:  # elsewhere it is installed\n'
+            f'    %pip install -q "{settings.pip_requirement}"'
+        )
+    return (
+        "import sys\n"
+        "\n"
+        'if "google.colab" in sys.modules:\n'
+        "    print(\n"
+        '        "This copy of the book has no public home yet, so '
+        f'{settings.name} was not "\n'
+        '        "installed: set user in settings.ini, then run make export."\n'
+        "    )"
+    )
+
+
+def stamp_notebook(nb: dict, settings: Settings) -> dict:
+    """A copy of the notebook whose first code cell is the Colab cell, up to date.
+
+    A page without code gets none. Raises ValueError for a format older than 4.5, in
+    which cells have no id.
+    """
+    version = (nb["nbformat"], nb["nbformat_minor"])
+    if version < (4, 5):
+        raise ValueError(f"a notebook of format 4.5 is needed, got {version}")
+    stamped = copy.deepcopy(nb)
+    cells = [cell for cell in stamped["cells"] if cell.get("id") != CELL_ID]
+    code = [i for i, cell in enumerate(cells) if cell["cell_type"] == "code"]
+    if code:
+        cell = {
+            "cell_type": "code",
+            "execution_count": None,
+            "id": CELL_ID,
+            "metadata": {"tags": ["remove-cell"]},
+            "outputs": [],
+            "source": colab_cell(settings).splitlines(keepends=True),
+        }
+        cells.insert(code[0], cell)
+    stamped["cells"] = cells
+    return stamped
+
+
+def notebook_text(nb: dict) -> str:
+    """A notebook as nbdev writes it."""
+    return json.dumps(nb, sort_keys=True, indent=1, ensure_ascii=False) + "\n"
+
+
+# --- README and CITATION ------------------------------------------------------------
+
+
+def badges(settings: Settings) -> str:
+    if not settings.has_owner:
+        return "*This copy has no public home yet: [set its owner](#your-own-copy).*\n"
+    url = settings.repository_url
+    colab = "https://colab.research.google.com/assets/colab-badge.svg"
+    workflow = f"{url}/actions/workflows/ci.yml"
+    return (
+        f"[![tests]({workflow}/badge.svg)]({workflow})\n"
+        f"[![open in Colab]({colab})]({settings.colab_url(settings.first_chapter)})\n"
+        "\n"
+        f"**[Read the book]({settings.site_url})** · version {settings.version}\n"
+    )
+
+
+def install(settings: Settings) -> str:
+    names = (
+        f"For pip its name is `{settings.distribution}`, since on the package index\n"
+        f"`{settings.name}` is another project; the import is `{settings.name}`.\n"
+    )
+    if not settings.has_owner:
+        return (
+            "This copy of the book has no public home yet, so there is no address to\n"
+            f"install from. In a clone of it, `pip install .` does.\n{names}"
+        )
+    return f'```sh\npip install "{settings.pip_requirement}"\n```\n\n{names}'
+
+
+def clone(settings: Settings) -> str:
+    if not settings.has_owner:
+        return f"```sh\ncd {settings.repo}       # your copy of this folder\n```\n"
+    url = settings.repository_url
+    return f"```sh\ngit clone {url}\ncd {settings.repo}\n```\n"
+
+
+def release(settings: Settings) -> str:
+    tag = settings.tag
+    return f"```sh\ngit tag {tag}\ngit push origin {tag}\n```\n"
+
+
+BLOCKS = {"badges": badges, "clone": clone, "install": install, "release": release}
+
+
+def stamp_readme(settings: Settings, text: str | None = None) -> str:
+    """README.md with its marked blocks written from the settings.
+
+    Raises ValueError for a block that is unknown or missing.
+    """
+    if text is None:
+        text = (ROOT / "README.md").read_text(encoding="utf-8")
+    found = [match["name"] for match in BLOCK.finditer(text)]
+    if sorted(found) != sorted(BLOCKS):
+        raise ValueError(f"README.md: blocks {found}, expected {list(BLOCKS)}")
+    return BLOCK.sub(
+        lambda match: match["start"] + BLOCKS[match["name"]](settings) + match["end"],
+        text,
+    )
+
+
+def citation(settings: Settings, text: str | None = None) -> str:
+    """CITATION.cff: what it cites, from `references:` on, stays as `text` has it."""
+    if text is None:
+        text = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    address = ""
+    if settings.has_owner:
+        address = (
+            f"repository-code: {settings.repository_url}\nurl: {settings.site_url}\n"
+        )
+    cited = text[text.find("references:") :] if "references:" in text else ""
+    return f"""\
+cff-version: 1.2.0
+message: If the book or its code helped your work, cite it; cite the paper as well.
+title: "{settings.title}: {settings.description}"
+type: software
+authors:
+  - name: {settings.author}
+version: {settings.version}
+license: {settings.license}
+{address}{cited}"""
+
+
+# --- everything ---------------------------------------------------------------------
+
+
+def stamped(settings: Settings, root: Path = ROOT) -> dict[Path, str]:
+    """What every file that follows from the settings should say."""
+    readme, cff = root / "README.md", root / "CITATION.cff"
+    files = {
+        readme: stamp_readme(settings, readme.read_text(encoding="utf-8")),
+        cff: citation(settings, cff.read_text(encoding="utf-8")),
+    }
+    for path in sorted((root / "nbs").glob("*.ipynb")):
+        nb = json.loads(path.read_text(encoding="utf-8"))
+        files[path] = notebook_text(stamp_notebook(nb, settings))
+    return files
+
+
+def stamp_all(check: bool = False, root: Path = ROOT) -> list[Path]:
+    """Bring every file up to date; return those that were not, relative to `root`.
+
+    With `check` nothing is written.
+    """
+    stale = []
+    for path, text in stamped(read_settings(root / "settings.ini"), root).items():
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            stale.append(path.relative_to(root))
+            if not check:
+                path.write_text(text, encoding="utf-8")
+    return stale

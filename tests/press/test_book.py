@@ -1,0 +1,570 @@
+"""The built book, page by page, in a real browser: what a reader would stumble over."""
+
+import re
+import shutil
+import threading
+from dataclasses import replace
+from urllib.parse import quote, unquote, urldefrag, urljoin, urlsplit
+
+import pytest
+import yaml
+from axe_playwright_python.sync_playwright import Axe
+from fontTools.ttLib import TTFont
+
+from press import browser, notebooks, numbers, site, stage
+from press.settings import read_settings
+
+pytestmark = pytest.mark.book
+
+PAGES = sorted(
+    str(p.relative_to(site.HTML))
+    for p in site.HTML.rglob("*.html")
+    if "_static" not in p.parts and p != site.HTML / "index.html"
+)
+TOOLS = {"genindex.html", "search.html"}
+WIDE, PHONE = {"width": 1400, "height": 900}, {"width": 360, "height": 740}
+QUIET = ["--disable-background-networking", "--disable-sync"]
+
+TEXT = """() => {
+    const copy = document.querySelector("article").cloneNode(true);
+    copy.querySelectorAll("pre, code, script, mjx-container").forEach(e => e.remove());
+    return copy.textContent;
+}"""
+IMAGES = """() => [...document.querySelectorAll("article img")]
+    .filter(i => !(i.complete && i.naturalWidth && i.alt.trim()))
+    .map(i => i.src.slice(0, 90))"""
+LINKS = "() => [...document.querySelectorAll('a[href]')].map(a => a.href)"
+WIDTHS = "() => [document.documentElement.scrollWidth, window.innerWidth]"
+SETTLED = """async () => {
+    if (window.MathJax?.startup?.promise) await MathJax.startup.promise;
+    document.querySelectorAll("details").forEach(d => d.open = true);
+    document.querySelectorAll("img").forEach(i => i.loading = "eager");
+    await Promise.all([...document.images].map(i => i.decode().catch(() => {})));
+}"""
+FRAMES = """async () => {
+    const frame = () => new Promise(resolve => requestAnimationFrame(resolve));
+    for (let k = 0; k < 6; k++) await frame();
+}"""
+# On a slow machine a page's patience may end before its formulas are set, and then its
+# text moves as it should: so here a patience of seconds becomes one of hours.
+PATIENT = """(() => {
+    const soon = window.setTimeout;
+    const later = ms => ms > 1000 ? 1000 * ms : ms;
+    window.setTimeout = (f, ms, ...rest) => soon(f, later(ms), ...rest);
+})()"""
+SHIFTS = """async () => {
+    await MathJax.startup.promise;
+    const set = () => !document.documentElement.classList.contains("typesetting");
+    while (!set()) await new Promise(requestAnimationFrame);
+    return new Promise(resolve => {
+        let sum = 0;
+        new PerformanceObserver(list => list.getEntries().forEach(e => sum += e.value))
+            .observe({ type: "layout-shift", buffered: true });
+        setTimeout(() => resolve(sum), 500);
+    });
+}"""
+CUT_OFF = """() => {
+    document.querySelectorAll(".toggle-hidden")
+        .forEach(e => e.classList.remove("toggle-hidden"));
+    const parts = "mjx-container:not([display]), code, .together";
+    return [...document.querySelectorAll("article :is(p, li, dd, h1, h2, h3, summary)")]
+        .filter(block => !block.closest("table, pre"))
+        .flatMap(block => [...block.querySelectorAll(parts)]
+            .filter(e => e.getBoundingClientRect().right
+                > block.getBoundingClientRect().right + 1.5)
+            .map(e => e.textContent.slice(0, 60)));
+}"""
+NO_TRANSITIONS = """() => {
+    const style = document.createElement("style");
+    style.textContent = "* { transition: none !important; animation: none !important }";
+    document.head.append(style);
+}"""
+AXE = {"resultTypes": ["violations"]}
+
+
+@pytest.fixture(scope="module")
+def address():
+    server = site.server()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with browser.running(*QUIET) as chromium:
+        yield chromium
+
+
+@pytest.fixture
+def tab(chromium):
+    tab = chromium.new_page(viewport=WIDE)
+    tab.problems = []
+    tab.on("console", lambda m: m.type == "error" and tab.problems.append(m.text))
+    tab.on("pageerror", lambda e: tab.problems.append(str(e)))
+    tab.on("requestfailed", lambda r: tab.problems.append(f"failed: {r.url}"))
+    tab.on("request", lambda r: _note_foreign(tab, r.url))
+    yield tab
+    tab.close()
+
+
+def _note_foreign(tab, url: str) -> None:
+    if not url.startswith(("http://127.0.0.1:", "data:", "blob:")):
+        tab.problems.append(f"a request to another host: {url}")
+
+
+def test_there_is_a_book():
+    """Catches a build that leaves nothing behind, which every test below would pass."""
+    assert "nbs/index.html" in PAGES, "run `make book` first"
+    assert len(PAGES) > 20
+
+
+def test_the_front_door_leads_to_the_landing_page(tab, address):
+    """Catches a bare address that answers with a list of files."""
+    tab.goto(address)
+    tab.wait_for_url("**/nbs/index.html")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_page_reads_without_a_stumble(tab, address, page):
+    """Catches errors, other hosts, raw TeX and directives, no pictures, wide pages."""
+    tab.goto(address + page)
+    tab.evaluate(SETTLED)
+    tab.wait_for_load_state("networkidle")
+    assert tab.problems == []
+    assert tab.locator("mjx-merror").count() == 0
+    if page in TOOLS or tab.locator("article").count() == 0:
+        return
+    text = tab.evaluate(TEXT)
+    raw = re.findall(
+        r"\$\$|\\(?:frac|begin|sigma|mathbb|partial)\b|\{\w+:?\w*\}`", text
+    )
+    assert raw == [], "TeX or roles that were not rendered"
+    assert "#|" not in tab.inner_text("article"), "a directive shows"
+    assert tab.evaluate(IMAGES) == [], "pictures that are missing or have no alt text"
+    tab.set_viewport_size(PHONE)
+    tab.evaluate(FRAMES)
+    content, window = tab.evaluate(WIDTHS)
+    assert content <= window, "the page scrolls sideways on a phone"
+    assert tab.evaluate(CUT_OFF) == [], "cut off at the edge of a paragraph"
+
+
+def test_a_formula_keeps_its_punctuation(chromium, address):
+    """Catches a line that begins with the comma or full stop after a formula."""
+    phone = chromium.new_page(viewport=PHONE)
+    phone.goto(address + "nbs/change_of_variables.html")
+    phone.evaluate(SETTLED)
+    broken = """spans => spans.filter(
+        span => new Set([...span.getClientRects()].map(box => box.top)).size > 1
+    ).map(span => span.textContent)"""
+    spans = phone.locator("article p .together")
+    assert spans.count() > 50
+    assert spans.evaluate_all(broken) == []
+    phone.close()
+
+
+@pytest.mark.parametrize("size", [WIDE, PHONE], ids=["wide", "phone"])
+def test_nothing_moves_while_formulas_are_set(chromium, address, size):
+    """Catches text that jumps under a reader's eyes: a shift of 0.1 is felt."""
+    tab = chromium.new_page(viewport=size)
+    tab.add_init_script(PATIENT)
+    tab.goto(address + "nbs/change_of_variables.html")
+    assert tab.evaluate(SHIFTS) < 0.1
+    tab.close()
+
+
+def test_every_local_link_and_anchor_is_alive(tab, address):
+    """Catches a chapter renamed, a label gone, a theorem moved to another page."""
+    ids, links = {}, {}
+    for page in PAGES:
+        tab.goto(address + page, wait_until="domcontentloaded")
+        ids[page] = set(
+            tab.evaluate("() => [...document.querySelectorAll('[id]')].map(e => e.id)")
+        )
+        links[page] = tab.evaluate(LINKS)
+    dead = []
+    for page, hrefs in links.items():
+        for href in set(hrefs):
+            url, anchor = urldefrag(urljoin(address + page, href))
+            if not url.startswith(address):
+                continue
+            target = unquote(url.removeprefix(address)) or "index.html"
+            if target not in ids and not (site.HTML / target).exists():
+                dead.append(f"{page} -> {target}")
+            elif anchor and target in ids and unquote(anchor) not in ids[target]:
+                dead.append(f"{page} -> {target}#{anchor}")
+    assert dead == []
+
+
+FOUND = {
+    "continuity equation": "nbs/continuity.html#",
+    "Theorem 1": "nbs/marginal.html#thm-1",
+    "Theorem 2": "nbs/losses.html#thm-2",
+    "Theorem 3": "nbs/gaussian_path.html#thm-3",
+    "loss floor": "nbs/losses.html#the-floor-predicted",
+    "Hutchinson": "nbs/likelihood.html#",
+    "Gronwall": "nbs/flows.html#lem-gronwall",
+    "probability flow": "nbs/conversions.html#thm-probability-flow",
+    "midpoint": "nbs/solvers.html#two-evaluations-order-2",
+    "dopri5": "nbs/solvers.html#steps-of-the-solver-s-own-choice",
+    "EMA": "nbs/training.html#averaging-the-weights",
+    "change of variables": "nbs/change_of_variables.html#",
+    "score": "nbs/notation.html#term-score",
+    "cfm_loss": "api/losses.html#flowbook.losses.cfm_loss",
+}
+
+
+@pytest.mark.parametrize("words", FOUND)
+def test_the_search_finds_mathematics_by_name(tab, address, words):
+    """Catches an index that does not load, and a list that names a thing before it."""
+    tab.goto(address + "search.html?q=" + quote(words))
+    tab.wait_for_selector("#search-results li a")
+    first = tab.locator("#search-results li a").first.get_attribute("href")
+    assert first.startswith(FOUND[words])
+
+
+def test_the_search_shows_no_raw_tex(tab, address):
+    """Catches `\\(p_t\\)` in an excerpt, and a search that finds what is not there."""
+    tab.goto(address + "search.html?q=posterior+mean")
+    tab.wait_for_selector("#search-results mjx-container")
+    tab.wait_for_function("!document.querySelector('.search .math:not(:has(*))')")
+    shown = "() => [...document.querySelectorAll('.context')].map(e => e.innerText)"
+    assert not any("\\" in text for text in tab.evaluate(shown))
+    tab.goto(address + "search.html?q=zyzzyva")
+    tab.wait_for_selector(".search-summary")
+    assert tab.locator("#search-results li").count() == 0
+
+
+def test_each_name_that_the_search_adds_has_its_section(tab, address):
+    """Catches a heading that was renamed, in aliases.toml only by its old name."""
+    for page, names in stage.aliases().items():
+        text = (site.HTML / f"{page}.html").read_text()
+        assert [n for n in names.values() if f'id="{n}"' not in text] == [], page
+
+
+NUMBERS = numbers.numbers()
+MARGINAL, LOSSES = NUMBERS["marginal"], NUMBERS["losses"]
+PREVIEWS = {
+    "theorem": ("nbs/losses.html", "prop-posterior-mean", f"Proposition {MARGINAL}."),
+    "named theorem": ("nbs/losses.html", "#thm-2", "Theorem 2 (Lipman"),
+    "equation": ("nbs/losses.html", "#equation-eq-losses-split", f"{LOSSES}."),
+    "reference": ("nbs/flows.html", "bibliography.html#id", "["),
+    "term": ("nbs/notation.html", "#term-score", "grows fastest"),
+    "function": ("nbs/losses.html", "api/losses.html#flowbook.losses.cfm", "loss"),
+}
+
+
+@pytest.mark.parametrize("kind", PREVIEWS)
+def test_a_link_shows_what_it_leads_to(tab, address, kind):
+    """Catches a preview that is empty, raw TeX, or that only a mouse can open."""
+    page, target, words = PREVIEWS[kind]
+    tab.goto(address + page)
+    tab.evaluate(SETTLED)
+    links = tab.locator(f"article a[href*='{target}']:not(.headerlink)")
+    link = next(e for e in links.all() if e.is_visible())
+    preview = tab.locator("#preview")
+    link.hover()
+    preview.wait_for(state="visible")
+    tab.wait_for_function("!document.querySelector('#preview .math:not(:has(*))')")
+    assert words in preview.inner_text().replace("\u00a0", " ")
+    assert "\\" not in preview.inner_text()
+    assert preview.get_attribute("role") == "tooltip"
+    assert link.get_attribute("aria-describedby") == "preview"
+    box = preview.bounding_box()
+    assert box["x"] >= 0 and box["x"] + box["width"] <= WIDE["width"]
+    tab.keyboard.press("Escape")
+    assert not preview.is_visible()
+    assert link.get_attribute("aria-describedby") is None
+    assert tab.problems == []
+
+
+def test_a_preview_opens_by_keyboard_and_not_by_a_finger(chromium, tab, address):
+    """Catches a preview that the Tab key cannot reach, and one in a finger's way."""
+    tab.goto(address + "nbs/losses.html")
+    tab.evaluate(SETTLED)
+    link = tab.locator("article a[href='#thm-2']").first
+    link.scroll_into_view_if_needed()
+    tab.mouse.move(5, 5)
+    link.focus()
+    tab.keyboard.press("Shift+Tab")
+    tab.keyboard.press("Tab")
+    tab.locator("#preview").wait_for(state="visible")
+    tab.keyboard.press("Tab")
+    tab.locator("#preview").wait_for(state="hidden")
+    phone = chromium.new_page(viewport=PHONE, has_touch=True)
+    phone.goto(address + "nbs/losses.html")
+    phone.evaluate(SETTLED)
+    phone.locator("article a[href='#thm-2']").first.tap()
+    phone.wait_for_url("**#thm-2")
+    phone.wait_for_timeout(400)
+    assert not phone.locator("#preview").is_visible()
+    phone.close()
+
+
+def test_previews_work_from_a_file(chromium):
+    """Catches a preview or a search that asks a server: the book is read offline."""
+    tab = chromium.new_page(viewport=WIDE)
+    tab.goto((site.HTML / "nbs" / "losses.html").as_uri())
+    tab.evaluate(SETTLED)
+    tab.locator("article a[href='#thm-2']").first.hover()
+    tab.locator("#preview").wait_for(state="visible")
+    tab.goto((site.HTML / "search.html").as_uri() + "?q=Theorem+2")
+    tab.wait_for_selector("#search-results li a")
+    tab.close()
+
+
+def test_proofs_fold_and_open_when_linked_to(tab, address):
+    """Catches a long proof that stays shut for the one who asked for it."""
+    tab.goto(address + "nbs/losses.html")
+    proof = tab.locator("#proof-thm-2")
+    assert not proof.evaluate("e => e.open")
+    assert tab.locator("#proof-cor-floor").evaluate("e => e.open"), "a short one"
+    tab.get_by_role("button", name="Open all proofs").click()
+    assert tab.locator("details.fold:not([open])").count() == 0
+    tab.get_by_role("button", name="Fold long proofs").click()
+    assert not proof.evaluate("e => e.open")
+    tab.evaluate("location.hash = 'equation-eq-losses-cross'")  # a formula inside it
+    tab.wait_for_function("document.getElementById('proof-thm-2').open")
+    tab.evaluate("localStorage.clear()")
+    tab.goto(address + "nbs/index.html")
+    tab.goto(address + "nbs/losses.html#proof-thm-2")
+    tab.evaluate("async () => await MathJax.startup.promise")
+    assert tab.locator("#proof-thm-2").evaluate("e => e.open")
+    assert 0 <= tab.locator("#proof-thm-2").bounding_box()["y"] < 300
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if p not in TOOLS])
+def test_page_reads_without_scripts(chromium, address, page):
+    """Catches text that only a script shows: folded proofs, an empty table, a hole."""
+    context = chromium.new_context(java_script_enabled=False, viewport=PHONE)
+    tab = context.new_page()
+    tab.goto(address + page)
+    article = tab.locator("article")
+    assert article.is_visible()
+    hidden = tab.locator("article details.fold:not([open])").count()
+    assert hidden == 0
+    rows = tab.locator("article table tr[hidden], article [hidden]").count()
+    assert rows == 0
+    context.close()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_page_is_accessible(tab, address, page):
+    """Catches poor contrast, unnamed controls, boxes that a keyboard cannot scroll."""
+    tab.goto(address + page)
+    tab.evaluate(SETTLED)
+    for theme, size in (("light", WIDE), ("dark", PHONE)):
+        tab.evaluate("t => document.documentElement.dataset.theme = t", theme)
+        tab.set_viewport_size(size)
+        tab.evaluate(NO_TRANSITIONS)
+        tab.evaluate(FRAMES)
+        found = Axe().run(tab, options=AXE).response["violations"]
+        grave = [
+            f"{theme}: {v['id']}: {n['target']} {n.get('failureSummary', '')[:200]}"
+            for v in found
+            if v["impact"] in ("serious", "critical")
+            for n in v["nodes"][:5]
+        ]
+        assert grave == []
+
+
+def test_each_function_and_its_derivation_lead_to_each_other(tab, address):
+    """Catches an API page that does not say where its function comes from."""
+    tab.goto(address + "api/losses.html")
+    entry = tab.locator("dl.py:has(> dt[id='flowbook.losses.cfm_loss'])")
+    entry.get_by_role("link", name="The smallest example").first.click()
+    tab.wait_for_url("**/nbs/losses.html#code-losses-*")
+    mark = tab.locator(".exported a[href$='#flowbook.losses.cfm_loss']")
+    cell = mark.locator("xpath=ancestor::div[contains(@class,'exported')][1]")
+    below = "e => e.nextElementSibling?.textContent ?? ''"
+    assert "def cfm_loss(" in cell.evaluate(below)
+    mark.click()
+    tab.wait_for_url("**/api/losses.html#flowbook.losses.cfm_loss")
+    missing = []
+    for page in [p for p in PAGES if p.startswith("api/") and "index" not in p]:
+        text = (site.HTML / page).read_text()
+        functions = re.findall(
+            r'<dt class="sig[^"]*"\s+id="(flowbook\.\w+\.\w+)"', text
+        )
+        assert functions, page
+        missing += [page] * (len(functions) - text.count("<p>Derived in "))
+    assert missing == []
+
+
+def test_every_name_of_the_api_leads_to_its_entry():
+    """Catches a constant whose entry has another name than the reference to it."""
+    text = (site.HTML / "api/index.html").read_text()
+    assert text.count('<code class="xref py py-obj') > 100
+    assert not re.search(r'<li><p><code class="xref py py-obj.*', text)
+
+
+def test_the_footer_says_what_this_copy_is(tab, address):
+    """Catches a page that does not say of which version it is, or where it ran."""
+    tab.goto(address + "nbs/losses.html")
+    said = tab.locator(".colophon").inner_text()
+    assert re.search(r"flowbook \d+\.\d+\.\d+ · last run with torch \d", said)
+    assert re.search(r"commit [0-9a-f]{7,}|commit unknown", said)
+
+
+def test_an_owner_gets_links_to_the_repository(tmp_path):
+    """Catches buttons that are configured and never built, and links to a stranger."""
+    someone = replace(read_settings(), user="someone", repo="mine", version="1.2.3")
+    source = tmp_path / "source"
+    shutil.copytree(stage.SOURCE, source, ignore=shutil.ignore_patterns("*.webp"))
+    toc = {"format": "jb-book", "root": "nbs/networks", "chapters": []}
+    toc["chapters"] = [{"file": "bibliography"}]
+    (source / "_toc.yml").write_text(yaml.safe_dump(toc))
+    (source / "_config.yml").write_text(stage.config(someone))
+    site.build(strict=False, source=source, html=tmp_path / "html")
+    text = (tmp_path / "html" / "nbs" / "networks.html").read_text()
+    links = set(re.findall(r'href="(https://[^"]+)"', text))
+    home = "https://github.com/someone/mine"
+    colab = "https://colab.research.google.com/github/someone/mine"
+    assert home in links
+    assert f"{colab}/blob/v1.2.3/nbs/networks.ipynb" in links
+    assert f"{home}/edit/main/nbs/networks.ipynb" in links
+    assert any(link.startswith(f"{home}/issues/new") for link in links)
+    assert "set--me" not in text
+    bare = (tmp_path / "html" / "bibliography.html").read_text()
+    assert "/edit/" not in bare, "a page that the build writes has no source to edit"
+
+
+def test_without_an_owner_no_page_leads_to_the_placeholder():
+    """Catches a button to an account that cannot exist."""
+    if not read_settings().has_owner:
+        for page in PAGES:
+            text = (site.HTML / page).read_text()
+            assert "github.com/set--me" not in text, page
+
+
+def test_code_can_be_copied(tab, address, chromium):
+    """Catches a copy button without its script, and one that copies line numbers."""
+    tab.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    tab.goto(address + "nbs/losses.html")
+    cell = tab.locator(".highlight:has-text('def cfm_loss(')").first
+    cell.hover()
+    cell.locator("button.copybtn").click()
+    copied = "navigator.clipboard.readText().then(t => t.includes('def cfm_loss('))"
+    tab.wait_for_function(f"async () => await {copied}")
+
+
+def test_the_ledger_can_be_filtered(tab, address):
+    """Catches a filter that hides nothing, hides all, or forgets the statements."""
+    tab.goto(address + "ledger.html")
+    rows = tab.locator("table.ledger tbody tr")
+    shown = tab.locator("table.ledger tbody tr:not([hidden])")
+    every = rows.count()
+    assert shown.count() == every > 300
+    tab.get_by_label("Show", exact=True).select_option(
+        label="wrong on purpose, rejected"
+    )
+    wrong = tab.locator("table.ledger tbody tr:visible").count()
+    assert 100 < wrong < every
+    assert all(t.startswith("✗") for t in shown.all_inner_texts()[:20])
+    tab.get_by_label("Chapter", exact=True).select_option(index=3)
+    tab.get_by_label("Words", exact=True).fill("push-forward")
+    assert tab.locator("table.ledger tbody tr:visible").count() < wrong
+    tab.get_by_label("Words", exact=True).fill("zyzzyva")
+    assert tab.locator("table.ledger tbody tr:visible").count() == 0
+    assert "0 statements, 0 rows" in tab.get_by_role("status").inner_text()
+
+
+def test_the_ledger_draws_each_residual(tab, address):
+    """Catches a row without its bar, and a check whose bar ends beyond the line."""
+    tab.goto(address + "ledger.html")
+    rows = tab.locator("table.ledger tbody tr")
+    assert tab.locator("table.ledger .bar[aria-label]").count() == rows.count()
+    held = tab.locator("table.ledger tr:has-text('✓') .bar.right")
+    assert held.count() == 0
+    assert tab.locator("table.ledger tr:has-text('✗') .bar.left").count() == 0
+
+
+def test_a_word_of_the_glossary_is_linked_where_it_first_stands(tab, address):
+    """Catches a glossary that nothing leads to."""
+    for page in ("nbs/continuity.html", "nbs/likelihood.html"):
+        tab.goto(address + page)
+        assert tab.locator("article a[href*='glossary.html#term-']").count() > 0
+
+
+def test_every_chapter_is_on_a_route():
+    """Catches a chapter that the syllabus has forgotten."""
+    text = (notebooks.NBS / "how_to_read.md").read_text()
+    chapters = [s for s, n in numbers.numbers().items() if n.isdigit()]
+    assert len(chapters) > 20
+    assert [s for s in chapters if f"`{s}`" not in text and f"<{s}>" not in text] == []
+
+
+def test_every_reference_has_a_link(tab, address):
+    """Catches an entry of the bibliography that one cannot follow."""
+    tab.goto(address + "bibliography.html")
+    entries = tab.locator("div.citation")
+    assert entries.count() > 15
+    assert entries.count() == tab.locator("div.citation:has(a.external)").count()
+
+
+def test_pages_and_what_they_share_are_light(tab, address):
+    """Catches a page over 1.5 MB, or scripts, styles and fonts over 2.5 MB."""
+    asked = set()
+    tab.on("request", lambda r: asked.add(urlsplit(r.url).path.lstrip("/")))
+    for page in PAGES:
+        tab.goto(address + page)
+        tab.wait_for_load_state("networkidle")
+    shared = [
+        (site.HTML / name).stat().st_size
+        for name in asked
+        if re.search(r"\.(js|css|woff2?|svg)$", name) and "search-data" not in name
+    ]
+    assert len(shared) > 20
+    assert sum(shared) < 2_500_000
+    heavy = {}
+    for page in PAGES:
+        text = (site.HTML / page).read_text()
+        pictures = set(re.findall(r'src="[^"]*(_images/[^"]+)"', text))
+        data = "search-data.js" if page == "search.html" else f"previews/{page[:-5]}.js"
+        own = [site.HTML / "_static" / data, *(site.HTML / p for p in pictures)]
+        heavy[page] = len(text) + sum(p.stat().st_size for p in own if p.exists())
+    assert {p: size for p, size in heavy.items() if size > 1_500_000} == {}
+
+
+def test_no_icon_is_an_empty_box():
+    """Catches an icon that the theme shows and that its fonts were cut without."""
+    static = site.HTML / "_static"
+    sheet = (static / "styles" / "pydata-sphinx-theme.css").read_text()
+    shown = {ord(icon) for icon in re.findall("[\ue000-\uf8ff]", sheet)}
+    fonts = [TTFont(path).getBestCmap() for path in static.rglob("fa-*.woff")]
+    assert shown and shown <= {code for cmap in fonts for code in cmap or {}}
+
+
+def test_there_is_one_search_field(tab, address):
+    """Catches the second search bar that a newer base theme brings along."""
+    tab.goto(address + "nbs/index.html")
+    shown = [
+        e
+        for e in tab.locator("input[type=search], .search-button-field").all()
+        if e.is_visible()
+    ]
+    assert len(shown) == 1
+
+
+def test_dark_mode_switches(tab, address):
+    """Catches a theme switch without its script, and figures that stay white."""
+    tab.goto(address + "nbs/index.html")
+    colour = "() => getComputedStyle(document.body).backgroundColor"
+    seen = {tab.evaluate(colour)}
+    for _ in range(3):
+        tab.locator("button.theme-switch-button").first.click()
+        seen.add(tab.evaluate(colour))
+    assert len(seen) == 2
+
+
+def test_dark_mode_turns_no_picture_over(chromium, address):
+    """Catches digits black on white at night, curves that stay white, pale letters."""
+    tab = chromium.new_page(color_scheme="dark")
+    tab.goto(address + "nbs/unet.html")
+    looks = """() => [...document.querySelectorAll("figure img")].map(i => [
+        i.classList.contains("as-is"), getComputedStyle(i).filter != "none",
+        getComputedStyle(i).backgroundColor])"""
+    clear, black = "rgba(0, 0, 0, 0)", "rgb(0, 0, 0)"
+    assert sorted(tab.evaluate(looks)) == [[False, True, clear], [True, False, black]]
+    tab.close()
