@@ -1,23 +1,39 @@
 """Runs recorded by `make gpu` and `make record`: their numbers on the book's pages.
 
-A page says `<!-- recorded: STAGE -->`; the build puts the record there, or says that
-there is none yet. What was tried in a hurry, or on another device, is refused.
+A page says `<!-- recorded: gpu/STAGE -->`, or `cpu/STAGE` for what is too long for a
+page; the build puts `results/gpu/STAGE.json` there, or says that there is none yet.
+What was tried in a hurry, or on another device, is refused.
 """
 
 import json
 import math
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from . import ROOT
 from .errors import BookError
 from .run import Run
 
-RESULTS = ROOT / "results"  # a folder for each device
-ON_GPU = ("tests", "speed", "images", "table")
-ON_CPU = ("ring", "moons", "checkerboard", "digits")  # too long for a page
-STAGES = (*ON_GPU, *ON_CPU)
+RESULTS = ROOT / "results"
 PLACE = re.compile(r"^<!-- recorded: *(\S+) *-->[ ]*$", re.MULTILINE)
+RUNS = re.compile(r"^<!-- timings -->$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where a run was recorded: a folder of `results/`, and how a page speaks of it."""
+
+    kind: str  # torch's name
+    said: str
+    run: str
+    target: str  # of make
+
+
+DEVICES = {
+    "gpu": Device("cuda", "a GPU", "run on a GPU", "gpu"),
+    "cpu": Device("cpu", "a CPU", "long run", "record"),
+}
 FIELDS = {
     "stage": str,
     "quick": bool,
@@ -36,27 +52,28 @@ TABLE = {"title": str, "columns": list, "rows": list, "note": str}
 PICTURE = {"file": str, "alt": str, "caption": str}
 
 
-def _home(stage: str, folder: Path | None) -> Path:
-    return folder or RESULTS / ("cpu" if stage in ON_CPU else "gpu")
+def load(place: str, results: Path | None = None) -> dict | None:
+    """The record at a place, as "gpu/speed", or None.
 
-
-def load(stage: str, folder: Path | None = None) -> dict | None:
-    """The record of a stage, or None. Raises BookError, naming the file, if unfit."""
-    folder = _home(stage, folder)
-    path = folder / f"{stage}.json"
+    Raises BookError for a place that can't be, or a file that is no record, by name.
+    """
+    device, _, stage = place.partition("/")
+    if device not in DEVICES or not re.fullmatch(r"\w+", stage):
+        raise BookError(f"a page asks for {place!r}; expected gpu/STAGE or cpu/STAGE")
+    path = (results or RESULTS) / f"{place}.json"
     if not path.exists():
         return None
     try:
         record = json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise BookError(f"{path} is not a record: {error}") from None
-    trouble = _trouble(record, stage, folder)
+    trouble = _trouble(record, stage, DEVICES[device], path.parent)
     if trouble:
         raise BookError(f"{path} is no record to show: {trouble}")
     return record
 
 
-def _trouble(record: object, stage: str, folder: Path) -> str:
+def _trouble(record: object, stage: str, device: Device, folder: Path) -> str:
     """What is wrong with a record, in a few words, or nothing."""
     missing = _missing(record, FIELDS)
     if missing:
@@ -65,9 +82,8 @@ def _trouble(record: object, stage: str, folder: Path) -> str:
         return f"schema {record.get('schema')} of {record['stage']}, not 1 of {stage}"
     if record["quick"] or record["synthetic"]:
         return "a smoke test, or made-up data"
-    wanted, said = ("cpu", "a CPU") if stage in ON_CPU else ("cuda", "a GPU")
-    if record["hardware"].get("device") != wanted:
-        return f"it ran on {record['hardware'].get('device')!r}, not on {said}"
+    if record["hardware"].get("device") != device.kind:
+        return f"it ran on {record['hardware'].get('device')!r}, not on {device.said}"
     for table in record["tables"]:
         missing = _missing(table, TABLE)
         if missing or any(len(row) != len(table["columns"]) for row in table["rows"]):
@@ -91,29 +107,33 @@ def _missing(value: object, fields: dict) -> str:
 # --- on a page -----------------------------------------------------------------------
 
 
-def fill(text: str, folder: Path | None = None) -> str:
-    """Replace each `<!-- recorded: STAGE -->` line of a page's Markdown."""
+def fill(text: str, results: Path | None = None) -> str:
+    """Replace each `<!-- recorded: gpu/STAGE -->` line of a page's Markdown."""
 
     def one(found: re.Match) -> str:
-        stage = found[1]
-        if stage not in STAGES:
-            raise BookError(f"a page asks for {stage!r}; recorded are {STAGES}")
-        record = load(stage, folder)
-        return shown(record) if record else missing(stage)
+        record = load(found[1], results)
+        return shown(record) if record else missing(found[1])
 
     return PLACE.sub(one, text)
 
 
-def pictures(text: str, folder: Path | None = None) -> list[Path]:
+def pictures(text: str, results: Path | None = None) -> list[Path]:
     """The files that the records named in a page's Markdown show."""
-    records = [(load(s, folder), _home(s, folder)) for s in PLACE.findall(text)]
-    return [home / p["file"] for r, home in records if r for p in r["pictures"]]
+    results = results or RESULTS
+    records = [(load(place, results), place) for place in PLACE.findall(text)]
+    return [
+        (results / place).with_name(picture["file"])
+        for record, place in records
+        if record
+        for picture in record["pictures"]
+    ]
 
 
-def missing(stage: str) -> str:
-    run, target = ("long run", "record") if stage in ON_CPU else ("run on a GPU", "gpu")
-    said = f"No {run} is recorded in this copy of the book"
-    return f"```{{note}}\n{said}: `make {target} STAGE={stage}` records one.\n```"
+def missing(place: str) -> str:
+    device, _, stage = place.partition("/")
+    found = DEVICES[device]
+    said = f"No {found.run} is recorded in this copy of the book"
+    return f"```{{note}}\n{said}: `make {found.target} STAGE={stage}` records one.\n```"
 
 
 def shown(record: dict) -> str:
@@ -135,7 +155,8 @@ def shown(record: dict) -> str:
 def _where(record: dict) -> str:
     day = record["finished"].partition("T")[0]
     name = record["hardware"].get("name", "GPU")
-    on = f"a CPU ({name})" if record["stage"] in ON_CPU else f"one {name}"
+    cpu = record["hardware"]["device"] == "cpu"
+    on = f"a CPU ({name})" if cpu else f"one {name}"
     return f"Recorded on {day} on {on}."
 
 
@@ -187,43 +208,17 @@ def _text(text: str) -> str:
 # --- the appendix --------------------------------------------------------------------
 
 
-def timings(runs: list[Run], folder: Path | None = None) -> str:
-    """The page of timings: seconds of each notebook in this build, recorded speeds."""
+def timings(text: str, runs: list[Run]) -> str:
+    """A page's `<!-- timings -->`: the seconds of each notebook in this build."""
     rows = [[f"{{doc}}`nbs/{run.path.stem}`", f"{run.seconds:.0f}"] for run in runs]
     total = sum(run.seconds for run in runs)
-    lines = ["* - Page", "  - Seconds"]
-    lines += [line for page, s in rows for line in (f"* - {page}", f"  - {s}")]
-    return "\n".join(
-        [
-            "(timings)=",
-            "# Timings",
-            "",
-            f"How long each notebook ran, {total:.0f} s in all, when the pages were "
-            "made: on the machine that built them, several at a time. A notebook whose "
-            "code has not changed since is not run again. Compare the numbers with "
-            "each other, not with another machine's.",
-            "",
-            "```{list-table}",
-            ":header-rows: 1",
-            "",
-            *lines,
-            "```",
-            "",
-            "`make bench` compares the package with plain torch code for the same job "
-            "on a CPU, as ratios with a budget each.",
-            "",
-            "## On a GPU",
-            "",
-            "`make gpu` times the package on a GPU, and compares each function there "
-            "with the same on the CPU.",
-            "",
-            "### Speed",
-            "",
-            fill("<!-- recorded: speed -->", folder),
-            "",
-            "### The same numbers as the CPU",
-            "",
-            fill("<!-- recorded: tests -->", folder),
-            "",
-        ]
+    said = (
+        f"How long each notebook ran, {total:.0f} s in all, when the pages were made: "
+        "on the machine that built them, several at a time. A notebook whose code has "
+        "not changed since is not run again. Compare the numbers with each other, not "
+        "with another machine's."
     )
+    head = ["```{list-table}", ":header-rows: 1", "", "* - Page", "  - Seconds"]
+    lines = [line for page, s in rows for line in (f"* - {page}", f"  - {s}")]
+    table = "\n".join([said, "", *head, *lines, "```"])
+    return RUNS.sub(lambda _: table, text)

@@ -334,11 +334,10 @@ def stage(runs: list[Run], folder: Path = SOURCE) -> None:
         files[f"_static/{path.name}"] = path.read_bytes()
     files |= api_pages(modules, exported, titles)
     files["ledger.md"] = numbers.filled(ledger.page(found, measured, titles), known)
-    files["timings.md"] = recorded.timings(runs)
+    for path in REFERENCE.glob("*.md"):
+        text = recorded.fill(recorded.timings(path.read_text(), runs))
+        files[path.name] = numbers.filled(text, known)
     files["references.bib"] = (REFERENCE / "references.bib").read_text()
-    for name in ("bibliography", "glossary"):
-        text = (REFERENCE / f"{name}.md").read_text()
-        files[f"{name}.md"] = numbers.filled(text, known)
     files["changelog.md"] = (ROOT / "CHANGELOG.md").read_text()
     files["_toc.yml"] = contents(modules)
     files["_config.yml"] = config(read_settings())

@@ -152,7 +152,7 @@ def test_speed_runs():
 
 
 def quick(stage, folder, *more):
-    where = ["--out", str(folder / "out"), "--work", str(folder / "work")]
+    where = ["--out", str(folder / "out/gpu"), "--work", str(folder / "work")]
     return gpu.main([stage, "--device", "cpu", "--quick", *where, *more])
 
 
@@ -162,18 +162,18 @@ def quick(stage, folder, *more):
 def test_a_stage_runs_and_its_record_is_refused(stage, tmp_path):
     """Catches a stage that would fail on the GPU, or a smoke test shown as a result."""
     assert quick(stage, tmp_path) == 0
-    out = tmp_path / "out"
+    out = tmp_path / "out" / "gpu"
     made = json.loads((out / f"{stage}.json").read_text())
     assert made["quick"] and made["tables"] and made["command"].endswith("QUICK=1")
     assert made["synthetic"] == (stage in ("images", "table"))
     assert not (out / f"{stage}.parts.json").exists()
     with pytest.raises(BookError, match=rf"{stage}\.json.*smoke test"):
-        recorded.load(stage, out)
+        recorded.load(f"gpu/{stage}", out.parent)
     # nothing else keeps it from the page: the form is right
     made |= {"quick": False, "synthetic": False}
     made["hardware"]["device"] = "cuda"
     (out / f"{stage}.json").write_text(json.dumps(made))
-    text = recorded.fill(f"<!-- recorded: {stage} -->", out)
+    text = recorded.fill(f"<!-- recorded: gpu/{stage} -->", out.parent)
     assert all(name in text for name in ("commit", "torch", "seed"))
     files = list(out.glob("*.png"))
     assert {p["file"] for p in made["pictures"]} == {p.name for p in files}
@@ -187,13 +187,14 @@ def test_a_stage_runs_and_its_record_is_refused(stage, tmp_path):
 @pytest.mark.parametrize("stage", cpu.STAGES)
 def test_a_long_stage_runs_and_its_record_is_refused(stage, tmp_path):
     """Catches a long run that fails at its end, or a smoke test shown as a result."""
-    assert cpu.main([stage, "--quick", "--out", str(tmp_path)]) == 0
-    made = json.loads((tmp_path / f"{stage}.json").read_text())
+    path = tmp_path / "cpu" / f"{stage}.json"
+    assert cpu.main([stage, "--quick", "--out", str(path.parent)]) == 0
+    made = json.loads(path.read_text())
     assert made["quick"] and made["command"] == f"make record STAGE={stage} QUICK=1"
     with pytest.raises(BookError, match="smoke test"):
-        recorded.load(stage, tmp_path)
-    (tmp_path / f"{stage}.json").write_text(json.dumps(made | {"quick": False}))
-    text = recorded.fill(f"<!-- recorded: {stage} -->", tmp_path)
+        recorded.load(f"cpu/{stage}", tmp_path)
+    path.write_text(json.dumps(made | {"quick": False}))
+    text = recorded.fill(f"<!-- recorded: cpu/{stage} -->", tmp_path)
     assert all(name in text for name in ("FM-OT", "DDPM", "commit", "calls"))
     data = made["data"]
     assert len(data["rows"]) == 4 * 2 * 2  # methods, seeds, numbers of steps
