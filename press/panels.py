@@ -14,7 +14,7 @@ from . import ROOT
 from .errors import BookError
 
 FOLDER = ROOT / "panels"
-SHARED = ("math", "plot", "kit")  # what every panel is made of
+SHARED = ("math", "plot", "kit")  # what panels are made of, where there are such
 
 
 def place(cell: NotebookNode, name: str) -> NotebookNode:
@@ -49,7 +49,8 @@ def with_films(text: str, chapters: dict[str, NotebookNode]) -> str:
 
 def loading(last: NotebookNode, panels: list[str], *, film: bool) -> list[NotebookNode]:
     """The cell at a page's end that loads style and scripts; none if none is due."""
-    names = [*(SHARED if panels else ()), *panels, *(("player",) if film else ())]
+    shared = [n for n in SHARED if panels and (FOLDER / f"{n}.js").exists()]
+    names = [*shared, *panels, *(["player"] if film else [])]
     if not names:
         return []
     return [_raw(last, "scripts", _tags(names))]
@@ -65,7 +66,7 @@ def files() -> dict[str, bytes]:
 
     Not under `_static`: Jupyter Book loads each script there on every page.
     """
-    return {f"panels/{p.name}": p.read_bytes() for p in FOLDER.iterdir()}
+    return {f"panels/{p.name}": p.read_bytes() for p in FOLDER.glob("*")}
 
 
 def _raw(cell: NotebookNode, kind: str, html: str) -> NotebookNode:

@@ -47,6 +47,20 @@ def pip(line):
 get_ipython().register_magic_function(pip, "line")
 """
 
+SETUP = """# for a project without a setup.py of its own
+from configparser import ConfigParser
+from setuptools import setup
+ini = ConfigParser()
+ini.read("settings.ini")
+said = ini["DEFAULT"]
+setup(
+    name=said["distribution"],
+    version=said["version"],
+    packages=[said["lib_name"]],
+    install_requires=said["requirements"].split(),
+)
+"""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -68,8 +82,7 @@ def _digest(*texts: str) -> str:
 def package_key() -> str:
     """A hash of everything that the wheel is made of."""
     sources = sorted(PACKAGE.glob("*.py"))
-    names = ["settings.ini", "setup.py", "pyproject.toml", "README.md"]
-    texts = [p.read_text() for p in (*sources, *(ROOT / n for n in names))]
+    texts = [p.read_text() for p in (*sources, *_packaging())]
     return _digest(*(p.name for p in sources), *texts)
 
 
@@ -78,8 +91,14 @@ def key(nb: NotebookNode) -> str:
     modules = sorted(visible_modules(nb))
     code = [c.source for c in nb.cells if c.cell_type == "code"]
     seen = [f"{p.name}\n{p.read_text()}" for p in modules]
-    lock = (ROOT / "lock.txt").read_text()
-    return _digest(sys.version, lock, COLAB, *code, *seen)
+    lock = [p.read_text() for p in ROOT.glob("lock.txt")]
+    return _digest(sys.version, *lock, COLAB, *code, *seen)
+
+
+def _packaging() -> list[Path]:
+    """What a wheel is described by, as far as this project has it."""
+    names = ("settings.ini", "setup.py", "pyproject.toml", "README.md")
+    return [ROOT / name for name in names if (ROOT / name).exists()]
 
 
 def installed_wheel() -> Path:
@@ -99,11 +118,9 @@ def installed_wheel() -> Path:
 def build_wheel(folder: Path) -> Path:
     """Build the wheel from a copy of the sources, so that the tree stays as it is."""
     with tempfile.TemporaryDirectory() as copy:
-        for name in ("settings.ini", "setup.py", "pyproject.toml", "README.md"):
-            shutil.copy(ROOT / name, copy)
-        for path in (ROOT / n for n in ("LICENSE", "LICENSE-TEXT.md")):
-            if path.exists():
-                shutil.copy(path, copy)
+        Path(copy, "setup.py").write_text(SETUP)
+        for path in (*_packaging(), *ROOT.glob("LICENSE*")):
+            shutil.copy(path, copy)
         ignore = shutil.ignore_patterns("__pycache__")
         shutil.copytree(PACKAGE, Path(copy) / PACKAGE.name, ignore=ignore)
         command = [sys.executable, "-m", "build", "--wheel", "--no-isolation"]

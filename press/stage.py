@@ -245,14 +245,16 @@ def contents(modules: dict[str, str]) -> str:
     """`_toc.yml`, with a page for each module below the API's."""
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
     chapters = [c for part in toc["parts"] for c in part["chapters"]]
-    api = next(c for c in chapters if c["file"] == "api/index")
-    api["sections"] = [{"file": f"api/{module}"} for module in modules]
+    for api in [c for c in chapters if c["file"] == "api/index"]:
+        api["sections"] = [{"file": f"api/{module}"} for module in modules]
     return yaml.safe_dump(toc, sort_keys=False, allow_unicode=True)
 
 
 def config(settings: Settings) -> str:
-    """`_config.yml`, with what follows from `settings.ini`."""
-    loaded = yaml.safe_load((ROOT / "_config.yml").read_text())
+    """`_config.yml`: every book's, this book's over it, what settings.ini says."""
+    own = ROOT / "_config.yml"
+    loaded = yaml.safe_load((ROOT / "press" / "config.yml").read_text())
+    loaded = _over(loaded, yaml.safe_load(own.read_text()) if own.exists() else {})
     loaded["title"], loaded["author"] = settings.title, settings.author
     loaded["copyright"] = settings.copyright.partition(",")[0]
     sphinx = loaded["sphinx"]["config"]
@@ -274,6 +276,15 @@ def config(settings: Settings) -> str:
     return yaml.safe_dump(loaded, sort_keys=False, allow_unicode=True)
 
 
+def _over(below: dict, above: dict) -> dict:
+    """A configuration laid over another: what both have is the upper one's."""
+    merged = below | above
+    for key in below.keys() & above.keys():
+        if isinstance(below[key], dict):
+            merged[key] = _over(below[key], above[key])
+    return merged
+
+
 def colophon(settings: Settings) -> str:
     """What this copy of the book is, and what it last ran with."""
     torch = metadata.version("torch").partition("+")[0]
@@ -284,7 +295,8 @@ def colophon(settings: Settings) -> str:
 
 def aliases() -> dict[str, dict[str, str]]:
     """`aliases.toml`: names that the search should know and no heading says."""
-    return tomllib.loads((REFERENCE / "aliases.toml").read_text())
+    path = REFERENCE / "aliases.toml"
+    return tomllib.loads(path.read_text()) if path.exists() else {}
 
 
 def own_files() -> list[Path]:
@@ -334,14 +346,21 @@ def stage(runs: list[Run], folder: Path = SOURCE) -> None:
         files[f"_static/{path.name}"] = path.read_bytes()
     files |= api_pages(modules, exported, titles)
     files["ledger.md"] = numbers.filled(ledger.page(found, measured, titles), known)
-    for path in REFERENCE.glob("*.md"):
-        text = recorded.fill(recorded.timings(path.read_text(), runs))
-        files[path.name] = numbers.filled(text, known)
-    files["references.bib"] = (REFERENCE / "references.bib").read_text()
-    files["changelog.md"] = (ROOT / "CHANGELOG.md").read_text()
+    files |= reference(runs, known)
     files["_toc.yml"] = contents(modules)
     files["_config.yml"] = config(read_settings())
     write(files, folder)
+
+
+def reference(runs: list[Run], known: dict[str, str]) -> dict[str, str]:
+    """The pages that are not chapters, as far as this book has them."""
+    files = {path.name: path.read_text() for path in REFERENCE.glob("*.bib")}
+    for path in REFERENCE.glob("*.md"):
+        text = recorded.fill(recorded.timings(path.read_text(), runs))
+        files[path.name] = numbers.filled(text, known)
+    for path in ROOT.glob("CHANGELOG.md"):
+        files["changelog.md"] = path.read_text()
+    return files
 
 
 def _markdown(nb: NotebookNode) -> str:
@@ -367,18 +386,18 @@ def stage_one(run: Run, folder: Path) -> None:
     stem = run.path.stem
     static = own_files()
     static += recorded.pictures(_markdown(run.nb))
+    cited = [*REFERENCE.glob("*.bib"), *REFERENCE.glob("bibliography.md")]
     files: dict[str, str | bytes] = {
         f"nbs/{stem}.ipynb": nbformat.writes(page(run.nb, stem, numbers.numbers())),
-        "references.bib": (REFERENCE / "references.bib").read_text(),
-        "bibliography.md": (REFERENCE / "bibliography.md").read_text(),
         "_toc.yml": yaml.safe_dump(
             {
                 "format": "jb-book",
                 "root": f"nbs/{stem}",
-                "chapters": [{"file": "bibliography"}],
+                "chapters": [{"file": p.stem} for p in cited if p.suffix == ".md"],
             }
         ),
         "_config.yml": config(read_settings()),
     }
+    files |= {p.name: p.read_text() for p in cited}
     files |= {f"_static/{p.name}": p.read_bytes() for p in static} | panels.files()
     write(files, folder)

@@ -165,10 +165,11 @@ license: {settings.license}
 
 def stamped(settings: Settings, root: Path = ROOT) -> dict[Path, str]:
     """What every file that follows from the settings should say."""
-    readme, cff = root / "README.md", root / "CITATION.cff"
+    front = {root / "README.md": stamp_readme, root / "CITATION.cff": citation}
     files = {
-        readme: stamp_readme(settings, readme.read_text(encoding="utf-8")),
-        cff: citation(settings, cff.read_text(encoding="utf-8")),
+        path: stamped(settings, path.read_text(encoding="utf-8"))
+        for path, stamped in front.items()
+        if path.exists()
     }
     for path in sorted((root / "nbs").glob("*.ipynb")):
         nb = json.loads(path.read_text(encoding="utf-8"))

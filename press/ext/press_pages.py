@@ -3,7 +3,7 @@
 With the toctree's own numbering, chapter 9's theorem would print as "Theorem 3.1
 (Theorem 3)". So that is off, `press_numbers` gives each chapter its own, and here
 the n-th statement of chapter 9 becomes 9.n. Statements that have a name and no number
-("Theorem 3 (Lipman et al.)") print that name.
+("Theorem 3 (Euclid)") print that name.
 """
 
 import re
@@ -43,7 +43,7 @@ def _ids(env: BuildEnvironment, docname: str) -> list[str]:
 
 
 def name_statements(app: Sphinx, doctree: nodes.document, docname: str) -> None:
-    """Print "Theorem 3 (Lipman et al.)", not "Theorem (Theorem 3 (Lipman et al.))"."""
+    """Print "Theorem 3 (Euclid)", not "Theorem (Theorem 3 (Euclid))"."""
     for node in doctree.findall(unenumerable_node):
         title = node.next_node(nodes.title)
         text = title.astext().strip()
