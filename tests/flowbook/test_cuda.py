@@ -48,6 +48,8 @@ from flowbook.sampling import time_grid
 from flowbook.solvers import RK4, Euler, Midpoint
 from flowbook.toy import GaussianMixture, sample_moons
 
+from ..given import draw
+
 DEVICES = (
     "cpu",
     pytest.param(
@@ -62,12 +64,6 @@ on_devices = pytest.mark.parametrize("device", DEVICES)
 only_cuda = pytest.mark.parametrize("device", DEVICES[1:])
 
 
-def draw(*shape, seed=0, device="cpu"):
-    """The same numbers for every device: drawn on the CPU, float64."""
-    g = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=g, dtype=torch.float64).to(device)
-
-
 def field(x, t):
     return t.view(-1, *[1] * (x.ndim - 1)) * x.sin() - 0.5 * x
 
@@ -80,7 +76,7 @@ def mixture(device):
     ).to(torch.float64, device)
 
 
-def network(make, device):
+def with_weights(make, device):
     """A network with the same weights on every device, none of them zero."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -159,7 +155,7 @@ def a_judge(device):
     return torch.tensor(float(judge(new[:5]) >= 0), device=device)
 
 
-def trained(device, **settings):
+def a_few_steps(device, **settings):
     """A few steps: batches and noise differ between devices, so only losses' shape."""
     model = MLP(3, width=8).to(device)
     g = torch.Generator(device).manual_seed(0)
@@ -169,7 +165,7 @@ def trained(device, **settings):
 
 
 def training(device):
-    run = trained(device)
+    run = a_few_steps(device)
     weights = [p for p in run.ema.parameters()]
     assert all(p.device.type == device and p.isfinite().all() for p in weights)
     return run.losses.isfinite().double()
@@ -186,7 +182,7 @@ def checkpoint(device, folder):
 
 def of_network(make, *shape, **settings):
     def on(device):
-        model = network(make, device)
+        model = with_weights(make, device)
         x, t = draw(2, *shape, device=device), draw(2, seed=1, device=device).sigmoid()
         labels = {k: v.to(device) for k, v in settings.items()}
         return model(x, t, **labels).detach()
@@ -370,7 +366,7 @@ def test_half_precision_trains(precision, device):
     """Catches weights or averages that end up in half precision, or a scaler unused."""
     if (device, precision) == ("cpu", "fp16"):
         pytest.skip("a CPU's fp16 has no scaler")
-    run = trained(device, precision=precision, steps=20)
+    run = a_few_steps(device, precision=precision, steps=20)
     assert run.losses.isfinite().all()
     assert {p.dtype for p in run.ema.parameters()} == {torch.float32}
 
@@ -379,7 +375,7 @@ def test_half_precision_trains(precision, device):
 def test_compiled_training_is_training(device):
     """Catches a compiled step that trains on other numbers."""
     plain, compiled = (
-        trained(device, precision="no", compile=c) for c in (False, True)
+        a_few_steps(device, precision="no", compile=c) for c in (False, True)
     )
     assert_close(compiled.losses, plain.losses, rtol=1e-4, atol=1e-4)
 
@@ -434,7 +430,9 @@ def test_a_training_step_never_waits(precision, device):
         return 1e-3
 
     try:
-        trained(device, steps=45, batch_size=1, lr=rate, precision=precision, clip=1.0)
+        a_few_steps(
+            device, steps=45, batch_size=1, lr=rate, precision=precision, clip=1.0
+        )
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert state["step"] == 44
@@ -443,9 +441,8 @@ def test_a_training_step_never_waits(precision, device):
 @only_cuda
 def test_a_compiled_field_samples_by_cuda_graphs(device):
     """Catches a sampler that keeps what the next replay overwrites."""
-    model = (
-        network(lambda: MLP(3, width=8), device).float().eval().requires_grad_(False)
-    )
+    model = with_weights(lambda: MLP(3, width=8), device).float().eval()
+    model.requires_grad_(False)
     x0 = draw(5, 3, device=device).float()
     compiled = torch.compile(model, mode="reduce-overhead")
     for solver in (Euler(5), Midpoint(5)):

@@ -15,7 +15,6 @@ import pytest
 import torch
 from torch import nn
 
-from book.settings import ROOT
 from flowbook.checkpoints import checkpoints, load_checkpoint
 from flowbook.distributed import (
     agree_to_stop,
@@ -29,8 +28,10 @@ from flowbook.distributed import (
     sharded,
 )
 
+from ..given import F64, draw, seeded
+from ..runs import ENV
+
 CPU = torch.device("cpu")
-F64 = torch.float64
 
 
 class Others:
@@ -323,10 +324,6 @@ def test_a_generator_is_given_back():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def seeded(seed):
-    return torch.Generator().manual_seed(seed)
-
-
 def test_the_generator_of_a_gpu():
     """Catches the CPU's, or another GPU's."""
     generators = tuple(torch.Generator() for _ in range(3))
@@ -346,7 +343,7 @@ def test_parts_of_a_whole():
     torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
     try:
         mesh = torch.distributed.init_device_mesh("cpu", (1,))
-        points = torch.randn(5, 3, generator=seeded(2), dtype=F64)
+        points = draw(5, 3, seed=2)
         for placement in (Shard(1), Replicate()):
             target = distribute_tensor(torch.zeros(5, 3, dtype=F64), mesh, [placement])
             part = shard_like(points, target)
@@ -453,7 +450,6 @@ with open(f"{folder}/seen-{rank}.json", "w") as file:
 if torch.distributed.is_initialized():
     torch.distributed.destroy_process_group()
 """
-ENV = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
 def command(processes: int, place: Path, *arguments) -> list[str]:
