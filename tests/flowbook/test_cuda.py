@@ -47,6 +47,13 @@ from flowbook.notation import rescale_clock, reverse_clock
 from flowbook.sampling import time_grid
 from flowbook.solvers import RK4, Euler, Midpoint
 from flowbook.toy import GaussianMixture, sample_moons
+from flowbook.translator import (
+    CONVENTIONS,
+    ddpm_clock,
+    ddpm_state,
+    our_field,
+    their_network,
+)
 
 from ..given import draw
 
@@ -66,6 +73,10 @@ only_cuda = pytest.mark.parametrize("device", DEVICES[1:])
 
 def field(x, t):
     return t.view(-1, *[1] * (x.ndim - 1)) * x.sin() - 0.5 * x
+
+
+def times(device):
+    return torch.linspace(0.1, 0.8, 5, dtype=torch.float64, device=device)
 
 
 def mixture(device):
@@ -94,7 +105,7 @@ def a_path(path):
 
     def on(device):
         x, x1 = draw(5, 3, device=device), draw(5, 3, seed=1, device=device)
-        t = torch.linspace(0.1, 0.8, 5, dtype=torch.float64, device=device)
+        t = times(device)
         made = path.interpolate(x, x1, t)
         methods = (path.velocity, path.inverse, path.score, path.log_prob)
         others = [method(x, t, x1) for method in methods]
@@ -105,7 +116,7 @@ def a_path(path):
 
 def conversions(device):
     x, value = draw(5, 3, device=device), draw(5, 3, seed=1, device=device)
-    t = torch.linspace(0.1, 0.8, 5, dtype=torch.float64, device=device)
+    t = times(device)
     return tuple(
         convert(value, x, t, OTPath(0.1), source, goal)
         for source, goal in itertools.permutations(PREDICTIONS, 2)
@@ -114,7 +125,7 @@ def conversions(device):
 
 def a_loss(loss):
     def on(device):
-        t = torch.linspace(0.1, 0.8, 5, dtype=torch.float64, device=device)
+        t = times(device)
         x0, x1 = draw(5, 3, device=device), draw(5, 3, seed=1, device=device)
         return loss(field, VPPath(), x1, t=t, x0=x0)
 
@@ -193,7 +204,7 @@ def of_network(make, *shape, **settings):
 def of_law(make, *names):
     def on(device):
         x, law = draw(5, 3, device=device), make(device)
-        t = torch.linspace(0.1, 0.8, 5, dtype=torch.float64, device=device)
+        t = times(device)
         return tuple(getattr(law, name)(x, t) for name in names)
 
     return on
@@ -201,9 +212,8 @@ def of_law(make, *names):
 
 def a_floor(device):
     law = MixtureMarginal(OTPath(0.1), mixture(device))
-    times = torch.linspace(0.1, 0.8, 5, dtype=torch.float64, device=device)
     x0, x1 = draw(5, 3, device=device), draw(5, 3, seed=1, device=device)
-    found = loss_floor(OTPath(0.1), law, x1, t=times, x0=x0)
+    found = loss_floor(OTPath(0.1), law, x1, t=times(device), x0=x0)
     return torch.as_tensor(found.value, device=device)
 
 
@@ -260,6 +270,19 @@ def marginal(device):
     return EmpiricalMarginal(OTPath(0.1), data)
 
 
+def translated(wrap):
+    """A field from, or in, the words of every convention, at its times."""
+
+    def on(device):
+        x, t = draw(5, 3, device=device), times(device)
+        return tuple(
+            wrap(field, row)(x, t if wrap is our_field else row.their_time(t))
+            for row in CONVENTIONS.values()
+        )
+
+    return on
+
+
 CUSTOM = CustomPath(lambda t: t**2, lambda t: 2 - t)
 LAW = ("velocity", "score", "log_prob", "posterior_mean", "divergence")
 CASES = {
@@ -307,6 +330,10 @@ CASES = {
     ),
     "reverse_clock": clocks(reverse_clock),
     "rescale_clock": clocks(partial(rescale_clock, scale=2.0)),
+    "our_field": translated(our_field),
+    "their_network": translated(their_network),
+    "ddpm_state": lambda device: ddpm_state(800 * times(device)),
+    "ddpm_clock": lambda device: ddpm_clock(times(device)),
     "MLP": of_network(lambda: MLP(3, width=8), 3),
     "UNet": of_network(
         lambda: UNet(1, width=8, classes=3), 1, 8, 8, y=torch.tensor([2, 0])
@@ -328,6 +355,7 @@ BESIDES = {  # of the modules: what makes or reads tensors on a device, too
     *("EmpiricalMarginal", "GaussianMixture", "MixtureMarginal", "sample_moons"),
     *("Solution", "time_grid", "divergence", "rescale_clock", "reverse_clock"),
     *("fm_loss", "loss_floor", "noise_loss", "score_loss"),
+    *("our_field", "their_network", "ddpm_state", "ddpm_clock"),
     *("bits_per_dim", "dequantize", "calibrated_distance", "distance_null"),
     *("energy_distance", "energy_distance_null"),
     *("frechet_distance", "sliced_wasserstein"),
