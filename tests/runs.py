@@ -22,6 +22,15 @@ def examples(n: int = 11, *shape: int) -> torch.Tensor:
     return draw(n, *(shape or (3,)), seed=2)
 
 
+_NAN = examples(6)
+_NAN[4, 1] = torch.nan
+REFUSED = [  # as data: by the source that reads them, and by a run
+    (torch.zeros(6, 3).long(), TypeError, "data must be floating point"),
+    ([[1.0, 2.0, 3.0]] * 6, TypeError, "data must be a tensor, got list"),
+    (_NAN, ValueError, "data must be finite, got 1 NaN"),
+]
+
+
 def drawn(seeds, step, data, batch_size):
     """The batch, times and noise of a step, from the two seeds."""
     epoch, place = divmod(step, len(data) // batch_size)

@@ -21,7 +21,7 @@ from flowbook.batches import (
 )
 
 from ..given import F64, seeded
-from ..runs import examples
+from ..runs import REFUSED, examples
 
 
 def unchanged(u):
@@ -297,37 +297,26 @@ def test_fingerprints():
     assert training_data(x1.clone(), like).fingerprint() == prints[0]
 
 
+SIX = examples(6)
+HUGE = torch.full((11, 3), 1e300, dtype=F64)  # finite in float64 only
+
+
 @pytest.mark.parametrize(
     ("data", "error", "match"),
     [
-        ("integers", TypeError, "data must be floating point"),
-        ("list", TypeError, "data must be a tensor, got list"),
-        ("nan", ValueError, "data must be finite, got 1 NaN"),
-        ("overflow", ValueError, "data must be finite, got 33 NaN or inf"),
-        ("one number", ValueError, r"data must have shape \(B, \*D\), got \(\)"),
-        ("few labels", ValueError, r"a label for each of 6 points, got \(5,\)"),
-        ("one label", ValueError, r"a label for each of 6 points, got \(\)"),
-        ("no labels", ValueError, "a label for each of 6 points, got list"),
-        ("dataset", TypeError, "data must be floating point"),
+        *REFUSED,
+        (HUGE, ValueError, "data must be finite, got 33 NaN or inf"),
+        (SIX[0, 0], ValueError, r"data must have shape \(B, \*D\), got \(\)"),
+        ((SIX, torch.arange(5)), ValueError, r"label for each of 6 points, got \(5,\)"),
+        ((SIX, torch.tensor(1)), ValueError, r"a label for each of 6 points, got \(\)"),
+        ((SIX, [1] * 6), ValueError, "a label for each of 6 points, got list"),
+        (Bare(torch.zeros(6, 3).long()), TypeError, "data must be floating point"),
     ],
 )
 def test_refuses_data(data, error, match):
     """Catches bad data that fails in the thousandth step, or never."""
-    nan = examples(6)
-    nan[4, 1] = math.nan
-    given = {
-        "integers": torch.zeros(6, 3, dtype=torch.int64),
-        "list": [[1.0, 2.0, 3.0]] * 6,
-        "nan": nan,
-        "overflow": 1e300 * examples().abs() + 1e300,  # finite in float64 only
-        "one number": examples(6)[0, 0],
-        "few labels": (examples(6), torch.arange(5)),
-        "one label": (examples(6), torch.tensor(1)),
-        "no labels": (examples(6), [1] * 6),
-        "dataset": Bare(torch.zeros(6, 3, dtype=torch.int64)),
-    }[data]
     with pytest.raises(error, match=match):
-        training_data(given, torch.empty(0))
+        training_data(data, torch.empty(0))
 
 
 @pytest.mark.parametrize("batch_size", [0, 2.0, 12])

@@ -35,7 +35,7 @@ from flowbook.training import CosineLR, train
 from ..crew import Crew, signal_at_line
 from ..folders import folder
 from ..given import F64, seeded
-from ..runs import Drops, drawn, equal_runs, examples, network, short_run
+from ..runs import REFUSED, Drops, drawn, equal_runs, examples, network, short_run
 
 
 def test_the_generator_alone_is_what_is_seeded():
@@ -411,28 +411,16 @@ def test_infinite_losses():
 @pytest.mark.parametrize(
     ("data", "error", "match"),
     [
-        ("integers", TypeError, "data must be floating point"),
-        ("list", TypeError, "data must be a tensor, got list"),
-        ("nan", ValueError, "data must be finite, got 1 NaN"),
-        ("flat", ValueError, r"x must have shape \(B, 3\), got \(4,\)"),
-        ("empty", ValueError, "at least one point, got none"),
-        ("few", ValueError, r"\[1, 3\], the number of points in data, got 4"),
+        *REFUSED,
+        (examples(6)[:, 0], ValueError, r"x must have shape \(B, 3\), got \(4,\)"),
+        (examples(6)[:0], ValueError, "at least one point, got none"),
+        (examples(3), ValueError, r"\[1, 3\], the number of points in data, got 4"),
     ],
 )
 def test_refuses_data(data, error, match):
     """Catches bad data that fails in the thousandth step, or never."""
-    nan = examples(6)
-    nan[4, 1] = math.nan
-    given = {
-        "integers": torch.zeros(6, 3, dtype=torch.int64),
-        "list": [[1.0, 2.0, 3.0]] * 6,
-        "nan": nan,
-        "flat": examples(6)[:, 0],
-        "empty": examples(6)[:0],
-        "few": examples(3),
-    }[data]
     with pytest.raises(error, match=match):
-        train(network(), OTPath(), given, steps=1, batch_size=4, progress=False)
+        train(network(), OTPath(), data, steps=1, batch_size=4, progress=False)
 
 
 @pytest.mark.parametrize("model", [nn.Identity(), network().requires_grad_(False)])
