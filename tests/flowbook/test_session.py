@@ -974,18 +974,6 @@ def trained_together(process, received):
     return len(taken)
 
 
-def stops_well(work, rank: int) -> set[int]:
-    """Attack each line of a process; return the steps at which both have stopped."""
-    ends, saved, early, lines = played(work, rank, 0)
-    assert ends == [5, 5] and saved == [4, 5] and not early
-    reached = set()
-    for moment in range(1, lines + 1):
-        (one, two), saved, early, _ = played(work, rank, moment)
-        assert one == two and saved[-1] == one and not early, (moment, one, two, saved)
-        reached.add(one)
-    return reached
-
-
 def looked_at_together(hooks):
     """Two threads train; by rank, the steps that its hook saw and how it ended."""
     seen = [], []
