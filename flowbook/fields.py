@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from flowbook.notation import (
+from .notation import (
     Field,
     flatten_points,
     require_like,

@@ -12,7 +12,7 @@ from functools import wraps
 import torch
 from torch import Tensor
 
-from flowbook.notation import (
+from .notation import (
     PathSample,
     Schedule,
     flatten_points,

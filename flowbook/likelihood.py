@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .continuity import _require_constant
-from flowbook.notation import (
+from .notation import (
     Field,
     flatten_points,
     require_finite,

@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from flowbook.notation import (
+from .notation import (
     Field,
     Path,
     PathSample,

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from flowbook.notation import (
+from .notation import (
     Path,
     flatten_points,
     require_finite,

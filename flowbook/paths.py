@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.func import grad
 
 from .gaussian_path import GaussianPath
-from flowbook.notation import (
+from .notation import (
     Path,
     Schedule,
     expand_time,

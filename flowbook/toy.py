@@ -57,11 +57,10 @@ class GaussianMixture:
 
     def __post_init__(self):
         _require_mixture(self.weights, self.means, self.covariances)
-        total, eps = self.weights.sum(), torch.finfo(self.weights.dtype).eps
-        if (total - 1).abs() > 4 * len(
-            self.weights
-        ) * eps:  # else they stay, bit for bit
-            object.__setattr__(self, "weights", self.weights / total)
+        weights, eps = self.weights, torch.finfo(self.weights.dtype).eps
+        total = weights.sum()
+        if (total - 1).abs() > 4 * len(weights) * eps:  # else they stay, bit for bit
+            object.__setattr__(self, "weights", weights / total)
         _ = self._cholesky
 
     @cached_property
@@ -151,10 +150,7 @@ class GaussianMixture:
         if dtype is not None and not getattr(dtype, "is_floating_point", False):
             raise TypeError(f"dtype must be floating point, got {dtype!r}")
         parts = (self.weights, self.means, self.covariances)
-        weights, *moments = (part.to(device, dtype) for part in parts)
-        if weights.dtype != self.weights.dtype:
-            weights = weights / weights.sum()  # they summed to 1 in the other dtype
-        return GaussianMixture(weights, *moments)
+        return GaussianMixture(*(part.to(device, dtype) for part in parts))
 
     def _whitened(self, x: Tensor) -> Tensor:  # L_k⁻¹ (x − m_k), (K, d, B)
         points = flatten_points(require_points(x))
@@ -187,7 +183,7 @@ def ring_mixture(
     _require_count(modes, "modes")
     angle = 2 * math.pi * torch.arange(modes, dtype=torch.float64) / modes
     means = radius * torch.stack((angle.cos(), angle.sin()), 1)
-    weights = torch.full((modes,), 1 / modes, dtype=torch.float64)
+    weights = torch.ones(modes, dtype=torch.float64)
     covariances = std**2 * torch.eye(2, dtype=torch.float64).repeat(modes, 1, 1)
     return GaussianMixture(weights, means, covariances).to(
         dtype or torch.get_default_dtype()

@@ -1,6 +1,6 @@
 "use strict";
-// Chapter `paths`: a path is two curves, α_t and σ_t. Drag them; the exact marginal flow for
-// three data points on the line follows (`flowbook.velocity` in math.js).
+// Chapter `paths`: a path is two curves, α_t and σ_t. Drag them; the exact marginal
+// flow for three data points on the line follows (`flowbook.velocity` in math.js).
 flowbook.panel(
   "design",
   "Touch it: design a path",

@@ -1,7 +1,8 @@
 "use strict";
-// Chapter `paths`: what σ_min does near t = 1, for the straight path to two data points on the
-// line. The field's slope there is that of its linear part, σ̇/σ = (σ_min - 1)/σ_t; its
-// size at t = 1 is about 1/σ_min (`flowbook.paths.ot` in math.js).
+// Chapter `paths`: what σ_min does near t = 1, for the straight path to two data points
+// on the line. The field's slope there is that of its linear part,
+// σ̇/σ = (σ_min - 1)/σ_t; its size at t = 1 is about 1/σ_min (`flowbook.paths.ot` in
+// math.js).
 flowbook.panel(
   "end",
   "Touch it: the last moment",

@@ -1,7 +1,8 @@
 "use strict";
-// Chapter `change_of_variables`: X = f(Z) with Z standard normal. Drag the map, see the density that it
-// makes: p(x) = Σ π(z)/|f'(z)| over all z with f(z) = x (`flowbook.pushed` in math.js),
-// and beside it a histogram of 4,000 samples, which knows no formula.
+// Chapter `change_of_variables`: X = f(Z) with Z standard normal. Drag the map, see the
+// density that it makes: p(x) = Σ π(z)/|f'(z)| over all z with f(z) = x
+// (`flowbook.pushed` in math.js), and beside it a histogram of 4,000 samples, which
+// knows no formula.
 flowbook.panel(
   "map",
   "Touch it: bend the map",

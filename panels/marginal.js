@@ -1,6 +1,7 @@
 "use strict";
-// Chapter `marginal`: put data points anywhere, and the exact marginal flow of the straight path
-// carries noise onto them. Formulas: `flowbook.weights`, `flowbook.velocity` in math.js.
+// Chapter `marginal`: put data points anywhere, and the exact marginal flow of the
+// straight path carries noise onto them. Formulas: `flowbook.weights`,
+// `flowbook.velocity` in math.js.
 flowbook.panel(
   "marginal",
   "Touch it: your own data",

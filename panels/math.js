@@ -35,7 +35,7 @@ flowbook.paths = {
 };
 
 // The posterior weights of the data points at x: a softmax of -|x - α x1|² / (2σ²).
-// (Chapter `marginal`.) The largest exponent is taken out, so that none underflows alone.
+// (Chapter `marginal`.) The largest exponent is taken out: none underflows alone.
 flowbook.weights = (path, data, dim, x, t) => {
   const a = path.alpha(t);
   const scale = 1 / (2 * path.sigma(t) ** 2);
@@ -89,9 +89,9 @@ flowbook.follow = (field, x, { steps, method = "rk4", t0 = 0, t1 = 1 }) => {
   return states;
 };
 
-// A smooth curve through knots [[x, y], ...]: cubic pieces with the slopes of Fritsch and
-// Carlson (1980), so that it rises where the knots rise and never overshoots. Straight
-// outside. Returns the function and its derivative.
+// A smooth curve through knots [[x, y], ...]: cubic pieces with the slopes of Fritsch
+// and Carlson (1980), so that it rises where the knots rise and never overshoots.
+// Straight outside. Returns the function and its derivative.
 flowbook.curve = (knots) => {
   const n = knots.length;
   const rise = [];
@@ -127,7 +127,8 @@ flowbook.curve = (knots) => {
 flowbook.normalDensity = (z) => Math.exp(-z * z / 2) / Math.sqrt(2 * Math.PI);
 
 // The density at x of X = f(Z), Z standard normal: the sum of π(z)/|f'(z)| over all z
-// with f(z) = x, which are found between -6 and 6 by halving. (Chapter `change_of_variables`.)
+// with f(z) = x, which are found between -6 and 6 by halving. (Chapter
+// `change_of_variables`.)
 flowbook.pushed = ({ f, df }, x, cells = 240) => {
   let total = 0;
   const ends = [];

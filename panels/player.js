@@ -1,6 +1,7 @@
 "use strict";
-// Films: `flowbook.plots.film` (chapter `plots`) leaves a sprite sheet on the page; this plays
-// it, and lets the reader stop, move and slow it. Without it the last frame is shown.
+// Films: `flowbook.plots.film` (chapter `plots`) leaves a sprite sheet on the page;
+// this plays it, and lets the reader stop, move and slow it. Without it the last frame
+// is shown.
 (() => {
   const calm = matchMedia("(prefers-reduced-motion: reduce)");
 
@@ -56,7 +57,7 @@
     button.addEventListener("click", () => (last === null ? start() : running(false)));
     range.addEventListener("input", () => (running(false), show(range.valueAsNumber)));
     show(position);
-    // Once by itself, when it comes into sight; never where reduced motion is asked for.
+    // Once by itself, when it comes into sight; never if reduced motion is asked for.
     const seen = new IntersectionObserver(
       (entries) => {
         if (!entries.some((entry) => entry.isIntersecting)) return;

@@ -1,6 +1,7 @@
 "use strict";
-// Chapter `comparison`: the straight (OT) and the diffusion (VP) path side by side, from the same
-// noise to the same data: exact marginal flows (`flowbook.velocity` in math.js).
+// Chapter `comparison`: the straight (OT) and the diffusion (VP) path side by side,
+// from the same noise to the same data: exact marginal flows (`flowbook.velocity` in
+// math.js).
 flowbook.panel(
   "race",
   "Touch it: two ways to the same data",

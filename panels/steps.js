@@ -1,6 +1,7 @@
 "use strict";
-// Chapter `sampling`: a solver's steps against the exact flow, for the marginal field of five data
-// points smoothed by σ = 0.3 (`flowbook.velocity` and `flowbook.step` in math.js).
+// Chapter `sampling`: a solver's steps against the exact flow, for the marginal field
+// of five data points smoothed by σ = 0.3 (`flowbook.velocity`, `flowbook.step` in
+// math.js).
 flowbook.panel(
   "steps",
   "Touch it: how many steps?",

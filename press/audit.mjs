@@ -1,5 +1,5 @@
-// Run Lighthouse on each address given, in one headless Chromium, with desktop settings;
-// print a line of JSON for each. Called by press/audit.py.
+// Run Lighthouse on each address given, in one headless Chromium, with desktop
+// settings; print a line of JSON for each. Called by press/audit.py.
 import { launch } from "chrome-launcher";
 import lighthouse, { desktopConfig } from "lighthouse";
 

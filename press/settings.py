@@ -74,10 +74,6 @@ class Settings:
         """The file name of this version's wheel."""
         return f"{self.distribution.replace('-', '_')}-{self.version}-py3-none-any.whl"
 
-    def source_url(self, path: str) -> str:
-        """A file of this version on GitHub; `path` is relative to the repository."""
-        return f"{self.repository_url}/blob/{self.tag}/{path}"
-
     def colab_url(self, notebook: str) -> str:
         """Open this version of a notebook on Colab; `notebook` as in "nbs/a.ipynb"."""
         place = f"{self.user}/{self.repo}/blob/{self.tag}/{notebook}"

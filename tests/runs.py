@@ -1,17 +1,16 @@
 """Small runs of `train`, and what the steps of one are, for the tests of both."""
 
+import os
+
 import torch
 from torch import nn
 
 from flowbook.networks import MLP
 from flowbook.paths import OTPath
 from flowbook.training import train
+from press.settings import ROOT
 
-F64 = torch.float64
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+from .given import draw, seeded
 
 
 def network(shape=3, seed: int = 1) -> MLP:
@@ -19,8 +18,17 @@ def network(shape=3, seed: int = 1) -> MLP:
     return MLP(shape, width=8, depth=2, frequencies=3).double()
 
 
-def points(n: int = 11, *shape: int) -> torch.Tensor:
-    return torch.randn(n, *(shape or (3,)), generator=seeded(2), dtype=F64)
+def examples(n: int = 11, *shape: int) -> torch.Tensor:
+    return draw(n, *(shape or (3,)), seed=2)
+
+
+_NAN = examples(6)
+_NAN[4, 1] = torch.nan
+REFUSED = [  # as data: by the source that reads them, and by a run
+    (torch.zeros(6, 3).long(), TypeError, "data must be floating point"),
+    ([[1.0, 2.0, 3.0]] * 6, TypeError, "data must be a tensor, got list"),
+    (_NAN, ValueError, "data must be finite, got 1 NaN"),
+]
 
 
 def drawn(seeds, step, data, batch_size):
@@ -33,12 +41,15 @@ def drawn(seeds, step, data, batch_size):
     return x1, t, torch.randn(x1.shape, generator=g, dtype=data.dtype)
 
 
+# a run's, in a process of its own
+ENV = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
 SHORT = {"steps": 6, "batch_size": 4, "progress": False}
 
 
 def short_run(seed=3, model=None, data=None, path=None, **options):
     model = model or network()
-    data = points() if data is None else data
+    data = examples() if data is None else data
     given = {**SHORT, "generator": seeded(seed), **options}
     return train(model, path or OTPath(), data, **given)
 

@@ -1,5 +1,5 @@
-// The ledger, filtered: by chapter, by words, by kind of row. Without a script the whole
-// ledger stands there.
+// The ledger, filtered: by chapter, by words, by kind of row. Without a script the
+// whole ledger stands there.
 addEventListener("DOMContentLoaded", () => {
   const article = document.querySelector("article section");
   const chapters = [...article.querySelectorAll(":scope > section")];

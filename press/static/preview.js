@@ -1,6 +1,7 @@
-// Hover or focus a link to a theorem, an equation, a term, a reference or a function, and
-// see it beside the link. The previews of a page are a script, loaded when first asked
-// for: so they work without a server. Escape closes. A finger follows the link instead.
+// Hover or focus a link to a theorem, an equation, a term, a reference or a function,
+// and see it beside the link. The previews of a page are a script, loaded when first
+// asked for: so they work without a server. Escape closes. A finger follows the link
+// instead.
 (() => {
   const root = new URL(document.documentElement.dataset.content_root || "./", location.href).href;
   const WAIT = 180; // ms: long enough not to flicker under a passing pointer

@@ -1,6 +1,6 @@
-// The search: it knows the book's parts (sections, statements, terms, functions) by name
-// and by their text, and works without a server. `_static/search-data.js` is written by
-// the build (press/ext/press_finish.py).
+// The search: it knows the book's parts (sections, statements, terms, functions) by
+// name and by their text, and works without a server. `_static/search-data.js` is
+// written by the build (press/ext/press_finish.py).
 (() => {
   const MOST = 40;
   const AROUND = 110; // characters of an excerpt on either side of the find

@@ -29,17 +29,14 @@ from flowbook.toy import sample_moons
 from press import ROOT, recorded
 from press.errors import BookError
 
+from ..given import draw, seeded
+
 PATHS = [
     (OTPath(), plain.ot),
     (CosinePath(), plain.cosine),
     (VPPath(), plain.vp),
     (VEPath(0.01, 10.0), plain.ve),
 ]
-
-
-def draw(*shape, seed=0):
-    g = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=g, dtype=torch.float64)
 
 
 def field(x, t):
@@ -218,7 +215,7 @@ def test_moons_log_prob_is_that_of_the_moons():
         stage_curves.moons_log_prob(x, 0.3, 4), total.log(), rtol=1e-4, atol=1e-4
     )
     # and its integral against samples: E[1/p] over a box is the box's share of area
-    points = sample_moons(20_000, generator=torch.Generator().manual_seed(0))
+    points = sample_moons(20_000, generator=seeded(0))
     noisy = points.double() + 0.2 * draw(20_000, 2)  # noise 0.05 and 0.2 together
     log_p = stage_curves.moons_log_prob(noisy, math.hypot(0.05, 0.2), 400)
     inside = (noisy.abs() < 0.6).all(1)
@@ -228,7 +225,7 @@ def test_moons_log_prob_is_that_of_the_moons():
 
 def test_the_laws_of_the_plane_have_their_entropy():
     """Catches a truth that is another law's: it would be subtracted from every NLL."""
-    g = torch.Generator().manual_seed(1)
+    g = seeded(1)
     for name, entropy in (("ring", 1.698), ("checkerboard", math.log(8))):
         sampler, log_prob = stage_curves.PLANE[name]
         values = -log_prob(sampler(4000, generator=g))

@@ -20,10 +20,11 @@ from flowbook.batches import (
     training_data,
 )
 
-from ..runs import F64, points, seeded
+from ..given import F64, seeded
+from ..runs import REFUSED, examples
 
 
-def same(u):
+def unchanged(u):
     return u
 
 
@@ -45,7 +46,7 @@ def test_seeds_come_from_the_generator_alone():
 
 def test_a_step_draws_t_then_x0():
     """Catches another order, seed − step, a dtype of its own, t not handed on."""
-    x1 = points(5)
+    x1 = examples(5)
     t, x0 = draw_step(100, 7, x1, torch.square)
     g = seeded(107)
     assert torch.equal(t, torch.rand(5, generator=g, dtype=F64).square())
@@ -56,11 +57,11 @@ def test_a_step_draws_t_then_x0():
 
 def test_a_share_of_the_noise():
     """Catches rows of another share; a view that keeps the whole batch alive."""
-    t, x0 = draw_step(100, 7, points(6), same)
-    own = draw_step(100, 7, points(6), same, slice(2, 4))
+    t, x0 = draw_step(100, 7, examples(6), unchanged)
+    own = draw_step(100, 7, examples(6), unchanged, slice(2, 4))
     assert torch.equal(own[0], t[2:4]) and torch.equal(own[1], x0[2:4])
     assert own[1].untyped_storage().nbytes() == 2 * 3 * 8
-    alone = draw_step(100, 7, points(6), same, slice(0, 6))
+    alone = draw_step(100, 7, examples(6), unchanged, slice(0, 6))
     assert torch.equal(alone[1], x0)
 
 
@@ -107,8 +108,8 @@ def test_an_order_without_waiting():
 
 def test_seeds_wrap():
     """Catches a seed past 32 bits, of which a CPU's generator would drop the rest."""
-    far = draw_step(2**32 - 1, 3, points(5), same)
-    assert torch.equal(far[1], draw_step(0, 2, points(5), same)[1])
+    far = draw_step(2**32 - 1, 3, examples(5), unchanged)
+    assert torch.equal(far[1], draw_step(0, 2, examples(5), unchanged)[1])
     assert batches._seeded(2**32 + 5).initial_seed() == 5
 
 
@@ -192,7 +193,7 @@ KINDS = ["tensor", "labels", "dataset", "dataset of one", "labelled dataset"]
 @pytest.mark.parametrize("kind", KINDS)
 def test_data_in_every_form(kind):
     """Catches labels that don't go with their points, a dtype left as it was."""
-    x1, y = points(11), torch.arange(11)
+    x1, y = examples(11), torch.arange(11)
     data = {
         "tensor": x1,
         "labels": (x1, y),
@@ -230,7 +231,7 @@ class Odd(IterableDataset):
     """Points that come by themselves, and of which nobody knows how many."""
 
     def __iter__(self):
-        return iter(points(6))
+        return iter(examples(6))
 
 
 @pytest.mark.parametrize("data", [Odd(), Dataset()])
@@ -252,13 +253,13 @@ def test_a_dataset_that_draws():
     that change with the share, or don't with the seed, the step, the place."""
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    source = training_data(Moved(points(11)), torch.empty(0, dtype=F64))
+    source = training_data(Moved(examples(11)), torch.empty(0, dtype=F64))
     rows = torch.tensor([4, 4, 7, 1])
     found = source.fetch(rows, 5, 9)[0]
     assert torch.equal(torch.get_rng_state(), before)
     for place, row in enumerate(rows):
         g = seeded(other_seed(5, "item", 9, place))
-        moved = points(11)[row] + torch.rand(3, generator=g, dtype=F64)
+        moved = examples(11)[row] + torch.rand(3, generator=g, dtype=F64)
         assert torch.equal(found[place], moved)
     torch.manual_seed(4)
     assert torch.equal(source.fetch(rows[2:], 5, 9, 2)[0], found[2:])
@@ -268,27 +269,27 @@ def test_a_dataset_that_draws():
 
 def test_a_dataset_is_looked_at_when_it_is_read():
     """Catches NaN passed on to the network, a third column taken for nothing."""
-    nan = points(6)
+    nan = examples(6)
     nan[4, 1] = math.nan
     source = training_data(Bare(nan), torch.empty(0))
     assert source.fetch(torch.tensor([3]))[0].isfinite().all()
     with pytest.raises(ValueError, match="data must be finite, got 1 NaN"):
         source.fetch(torch.tensor([3, 4]))
-    three = TensorDataset(points(6), torch.arange(6), torch.arange(6))
+    three = TensorDataset(examples(6), torch.arange(6), torch.arange(6))
     with pytest.raises(ValueError, match="expected points and labels, got 3 of each"):
         training_data(three, torch.empty(0))
 
 
 def test_data_that_is_trained_itself():
     """Catches a gradient for all the data, added up in every step."""
-    x1 = points(6).requires_grad_()
+    x1 = examples(6).requires_grad_()
     found, _ = training_data(x1, x1.detach()).fetch(torch.tensor([0, 2]))
     assert not found.requires_grad
 
 
 def test_fingerprints():
     """Catches other points or labels that pass for the same."""
-    x1, y = points(11), torch.arange(11)
+    x1, y = examples(11), torch.arange(11)
     like = torch.empty(0, dtype=F64)
     given = [x1, x1.flip(0), (x1, y), (x1, y.flip(0)), Bare(x1)]
     prints = [training_data(data, like).fingerprint() for data in given]
@@ -296,37 +297,26 @@ def test_fingerprints():
     assert training_data(x1.clone(), like).fingerprint() == prints[0]
 
 
+SIX = examples(6)
+HUGE = torch.full((11, 3), 1e300, dtype=F64)  # finite in float64 only
+
+
 @pytest.mark.parametrize(
     ("data", "error", "match"),
     [
-        ("integers", TypeError, "data must be floating point"),
-        ("list", TypeError, "data must be a tensor, got list"),
-        ("nan", ValueError, "data must be finite, got 1 NaN"),
-        ("overflow", ValueError, "data must be finite, got 33 NaN or inf"),
-        ("one number", ValueError, r"data must have shape \(B, \*D\), got \(\)"),
-        ("few labels", ValueError, r"a label for each of 6 points, got \(5,\)"),
-        ("one label", ValueError, r"a label for each of 6 points, got \(\)"),
-        ("no labels", ValueError, "a label for each of 6 points, got list"),
-        ("dataset", TypeError, "data must be floating point"),
+        *REFUSED,
+        (HUGE, ValueError, "data must be finite, got 33 NaN or inf"),
+        (SIX[0, 0], ValueError, r"data must have shape \(B, \*D\), got \(\)"),
+        ((SIX, torch.arange(5)), ValueError, r"label for each of 6 points, got \(5,\)"),
+        ((SIX, torch.tensor(1)), ValueError, r"a label for each of 6 points, got \(\)"),
+        ((SIX, [1] * 6), ValueError, "a label for each of 6 points, got list"),
+        (Bare(torch.zeros(6, 3).long()), TypeError, "data must be floating point"),
     ],
 )
 def test_refuses_data(data, error, match):
     """Catches bad data that fails in the thousandth step, or never."""
-    nan = points(6)
-    nan[4, 1] = math.nan
-    given = {
-        "integers": torch.zeros(6, 3, dtype=torch.int64),
-        "list": [[1.0, 2.0, 3.0]] * 6,
-        "nan": nan,
-        "overflow": 1e300 * points().abs() + 1e300,  # finite in float64 only
-        "one number": points(6)[0, 0],
-        "few labels": (points(6), torch.arange(5)),
-        "one label": (points(6), torch.tensor(1)),
-        "no labels": (points(6), [1] * 6),
-        "dataset": Bare(torch.zeros(6, 3, dtype=torch.int64)),
-    }[data]
     with pytest.raises(error, match=match):
-        training_data(given, torch.empty(0))
+        training_data(data, torch.empty(0))
 
 
 @pytest.mark.parametrize("batch_size", [0, 2.0, 12])
@@ -352,9 +342,9 @@ def test_refuses_a_batch_that_cannot_be_shared():
 
 def test_data_on_a_device():
     """Catches a copy to a GPU that has no room ("meta" stands in for a device)."""
-    source = training_data(points(6), torch.empty(0, device="meta"))
+    source = training_data(examples(6), torch.empty(0, device="meta"))
     assert source.device.type == "meta"
-    assert training_data(Bare(points(6)), torch.empty(0)).device.type == "cpu"
+    assert training_data(Bare(examples(6)), torch.empty(0)).device.type == "cpu"
 
 
 def test_a_gpu_without_room():

@@ -9,11 +9,7 @@ from torch.testing import assert_close
 from flowbook.bits import bits_per_dim, dequantize, quantize
 from flowbook.likelihood import standard_normal_log_prob
 
-F64 = torch.float64
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+from ..given import F64, draw, seeded
 
 
 @pytest.mark.parametrize("dtype", [F64, torch.float32, torch.float16])
@@ -83,7 +79,7 @@ def test_bits_of_a_uniform_density():
 
 def test_bits_do_not_depend_on_the_scale():
     """Catches an offset without the scale's factor, or one that counts it d times."""
-    x = torch.randn((5, 1, 2, 3), generator=seeded(), dtype=F64)
+    x = draw(5, 1, 2, 3)
     log_prob = standard_normal_log_prob(x)
     here = bits_per_dim(log_prob, (1, 2, 3), levels=32, low=-4.0, high=4.0)
     there = bits_per_dim(

@@ -12,11 +12,7 @@ from flowbook.change_of_variables import (
     pushforward_log_prob,
 )
 
-
-def draw(*shape, seed=0, dtype=torch.float64):
-    g = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=g, dtype=dtype)
-
+from ..given import draw
 
 A = torch.tensor([[1.0, 0.6, 0.0], [-0.4, 0.8, 0.3], [0.2, 0.0, -1.5]]).double()
 

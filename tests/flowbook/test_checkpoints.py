@@ -31,10 +31,11 @@ from flowbook.checkpoints import (
 )
 
 from ..folders import folder
+from ..given import seeded
 
 
 def tree(seed: int = 0) -> dict:
-    g = torch.Generator().manual_seed(seed)
+    g = seeded(seed)
     return {
         "model": {
             "a.weight": torch.randn(5, 3, generator=g),
@@ -55,7 +56,7 @@ def tree(seed: int = 0) -> dict:
     }
 
 
-def same(found, wanted) -> None:
+def assert_same(found, wanted) -> None:
     """Equal in structure, types and every bit."""
     assert type(found) is type(wanted)
     if isinstance(wanted, torch.Tensor):
@@ -63,11 +64,11 @@ def same(found, wanted) -> None:
     elif isinstance(wanted, dict):
         assert list(found) == list(wanted)
         for key in wanted:
-            same(found[key], wanted[key])
+            assert_same(found[key], wanted[key])
     elif isinstance(wanted, (list, tuple)):
         assert len(found) == len(wanted)
         for a, b in zip(found, wanted, strict=True):
-            same(a, b)
+            assert_same(a, b)
     else:
         assert found == wanted
 
@@ -77,7 +78,7 @@ def test_round_trip():
     where = folder()
     path = save_checkpoint(where, 7, tree())
     assert path == where / "step-00000007.safetensors"
-    same(load_checkpoint(path), tree())
+    assert_same(load_checkpoint(path), tree())
     assert os.listdir(where) == [path.name]
 
 
@@ -119,7 +120,7 @@ def test_refuses_keys_that_json_cannot_hold(key):
         save_checkpoint(where, 1, {"a": {key: torch.ones(1)}})
     assert not list(where.iterdir())
     kept = {"a": {None: 1, True: 2, 0.5: torch.ones(1), 7: 4}}
-    same(load_checkpoint(save_checkpoint(where, 1, kept)), kept)
+    assert_same(load_checkpoint(save_checkpoint(where, 1, kept)), kept)
 
 
 @pytest.mark.parametrize(
@@ -374,7 +375,7 @@ def test_interrupted_while_writing(place):
         with pytest.raises(KeyboardInterrupt):
             save_checkpoint(where, 1, tree(1))
     assert os.listdir(where) == ["step-00000001.safetensors"]
-    same(load_checkpoint(where / "step-00000001.safetensors"), tree())
+    assert_same(load_checkpoint(where / "step-00000001.safetensors"), tree())
 
 
 def test_an_error_without_a_number():
@@ -423,7 +424,7 @@ def test_a_folder_that_cannot_be_synced():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", files_only)
         path = save_checkpoint(where, 1, tree())
-    same(load_checkpoint(path), tree())
+    assert_same(load_checkpoint(path), tree())
 
 
 def test_a_folder_that_cannot_be_written():

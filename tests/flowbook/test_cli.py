@@ -30,6 +30,7 @@ from flowbook.networks import MLP
 from flowbook.paths import CosinePath, OTPath, VEPath, VPPath
 
 from ..folders import folder
+from ..given import seeded
 
 
 def test_data_by_name():
@@ -37,7 +38,7 @@ def test_data_by_name():
     x, y = load_data("moons")
     assert x.shape == (16384, 2) and y is None
     assert torch.equal(x, load_data("moons")[0])
-    g = torch.Generator().manual_seed(0)
+    g = seeded(0)
     assert torch.equal(x, cli.sample_moons(16384, generator=g))
     x, y = load_data("digits")
     assert x.shape == (1797, 1, 8, 8) and y.shape == (1797,)
@@ -223,7 +224,7 @@ SAME = {"auto", "no", "fp16"}  # on a CPU
 def test_every_choice_of_every_option(option):
     """Catches a choice that is listed, and can't train; one that changes nothing."""
     where, losses = folder(), {}
-    images = torch.randn(16, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    images = torch.randn(16, 1, 8, 8, generator=seeded(0))
     save_file({"x": images}, where / "images.safetensors")
     line = [*SMALL, "--data", str(where / "images.safetensors")]
     for choice in option.choices:
@@ -241,14 +242,14 @@ def test_every_choice_of_every_option(option):
 def test_the_recipe_of_chapter_16():
     """Catches a recipe that many devices can't run."""
     where, y = folder(), torch.arange(10) % 3
-    x = torch.randn(10, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    x = torch.randn(10, 1, 8, 8, generator=seeded(1))
     save_file({"x": x, "y": y}, where / "xy.safetensors")
     recipe = "--model unet --schedule cosine --warmup 1 --clip 64 --lr 0.02 --seed 3"
     sizes = "--steps 21 --batch-size 5 --width 8 --quiet"
     line = ["--data", str(where / "xy.safetensors"), *recipe.split(), *sizes.split()]
     main([*line, "--out", str(where / "out")])
     torch.manual_seed(3)
-    g = torch.Generator().manual_seed(3)
+    g = seeded(3)
     given = {"steps": 21, "batch_size": 5, "width": 8, "lr": 0.02, "progress": False}
     expected = train_unet(x, y, generator=g, **given).losses
     assert (np.load(where / "out" / "losses.npy") == expected.numpy()).all()

@@ -32,16 +32,9 @@ from flowbook.solvers import Dopri5, solve
 from flowbook.toy import sample_moons, skewed_mixture
 from flowbook.training import train
 
-PATHS = [OTPath(), OTPath(0.1), VPPath(), VEPath(0.1, 5.0), CosinePath()]
+from ..given import FIVE_PATHS, draw, seeded
+
 exact = partial(assert_close, rtol=1e-12, atol=1e-12)
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def draw(*shape, seed=0):
-    return torch.randn(*shape, generator=seeded(seed), dtype=torch.float64)
 
 
 def times(n, seed=5):
@@ -54,7 +47,7 @@ def model(x, t):  # any function of both, of the right shape
     return torch.sin(2 * x + 1) * (1 + wide) + 0.3 * x.flip(-1) * (x.ndim > 1)
 
 
-@pytest.mark.parametrize("path", PATHS, ids=repr)
+@pytest.mark.parametrize("path", FIVE_PATHS, ids=repr)
 @pytest.mark.parametrize("shape", [(5,), (5, 3), (3, 3), (5, 2, 3, 4)])
 def test_losses_by_their_definitions(path, shape):
     """Catches a sign, a lost weight, a mean over dimensions, t broadcast over D."""
@@ -75,7 +68,7 @@ def test_losses_by_their_definitions(path, shape):
     exact(value, torch.stack(scores).mean())
 
 
-@pytest.mark.parametrize("path", PATHS, ids=repr)
+@pytest.mark.parametrize("path", FIVE_PATHS, ids=repr)
 @pytest.mark.parametrize("predicts", ["noise", "score"])
 def test_one_regression_with_different_weights(path, predicts):
     """Catches a weight without its square, alpha for sigma, a wrong conversion."""

@@ -6,13 +6,9 @@ from torch.testing import assert_close
 
 from flowbook.continuity import continuity_residual, rate_of_mean
 
-F64 = torch.float64
+from ..given import F64, draw
+
 B = torch.tensor([[0.6, -1.5, 0.2], [0.8, -0.2, 0.4], [-0.3, 0.1, 0.5]], dtype=F64)
-
-
-def points(*shape: int, dtype=F64) -> torch.Tensor:
-    g = torch.Generator().manual_seed(0)
-    return torch.randn(shape, generator=g, dtype=F64).to(dtype)
 
 
 def times(dtype=F64) -> torch.Tensor:
@@ -40,7 +36,7 @@ def by_hand(x, t):
 @pytest.mark.parametrize("shape", [(5, 3), (5, 3, 1), (5, 1, 1, 3)])
 def test_residual_by_hand(shape, dtype):
     """Catches any of the three terms lost or flipped, off-diagonals summed."""
-    x, t = points(*shape, dtype=dtype), times(dtype)
+    x, t = draw(*shape, dtype=dtype), times(dtype)
     residual = continuity_residual(quadratic, linear_field, x, t)
     assert_close(residual, by_hand(x, t))
     assert not residual.requires_grad
@@ -48,7 +44,7 @@ def test_residual_by_hand(shape, dtype):
 
 def test_residual_takes_one_time_for_all():
     """Catches a scalar t not expanded to (B,)."""
-    x = points(5, 3)
+    x = draw(5, 3)
     expected = by_hand(x, torch.full((5,), 0.3, dtype=F64))
     for t in (0.3, torch.tensor(0.3, dtype=F64)):
         assert_close(continuity_residual(quadratic, linear_field, x, t), expected)
@@ -61,14 +57,14 @@ def test_residual_vanishes_for_a_moving_gaussian():
         scale = (0.4 * t).exp()
         return -((scale * x[:, 0]) ** 2) / 2 + 0.4 * t
 
-    x = points(5, 1)
+    x = draw(5, 1)
     residual = continuity_residual(log_prob, lambda x, t: -0.4 * x, x, times())
     assert_close(residual, torch.zeros(5, dtype=F64), rtol=0, atol=1e-14)
 
 
 def test_constant_field_and_still_density():
     """Catches a field without a graph, or a density without t, raising."""
-    x = points(5, 3)
+    x = draw(5, 3)
     residual = continuity_residual(
         lambda x, t: -x.square().sum(1) / 2, lambda x, t: torch.ones_like(x), x, 0.5
     )
@@ -77,7 +73,7 @@ def test_constant_field_and_still_density():
 
 def test_uniform_density():
     """Catches a density without a graph raising; the field's divergence lost then."""
-    x = points(5, 3)
+    x = draw(5, 3)
     residual = continuity_residual(
         lambda x, t: torch.zeros(len(x), dtype=F64), linear_field, x, 0.5
     )
@@ -88,7 +84,7 @@ def test_uniform_density():
 
 def test_hidden_dependence_is_refused():
     """Catches div v = 0, or a zero score, where autograd cannot follow x."""
-    x, bias = points(5, 3), torch.ones(3, dtype=F64, requires_grad=True)
+    x, bias = draw(5, 3), torch.ones(3, dtype=F64, requires_grad=True)
 
     @torch.no_grad()
     def hidden(x, t):
@@ -125,7 +121,7 @@ def test_backward_passes():
         continuity_residual(
             lambda x, t: quadratic(Counted.apply(x), t),
             lambda x, t: Counted.apply(x) * t[:, None],
-            points(5, d),
+            draw(5, d),
             times(),
         )
         assert len(passes) == d + 1
@@ -134,7 +130,7 @@ def test_backward_passes():
 
 def test_works_without_autograd_and_leaves_inputs_alone():
     """Catches enable_grad dropped; requires_grad set on the caller's tensors."""
-    x, t = points(5, 3), times()
+    x, t = draw(5, 3), times()
     with torch.no_grad():
         residual = continuity_residual(quadratic, linear_field, x, t)
         rate = rate_of_mean(lambda x: x.sin().sum(1), linear_field, x, t)
@@ -147,7 +143,7 @@ def test_works_without_autograd_and_leaves_inputs_alone():
 @pytest.mark.parametrize("shape", [(5, 3), (5, 1, 1, 3)])
 def test_weak_rate(shape, dtype):
     """Catches f·v for ∇f·v, a mean over dimensions, a sign; t not handed on."""
-    x, t = points(*shape, dtype=dtype), times(dtype)
+    x, t = draw(*shape, dtype=dtype), times(dtype)
 
     def field(x, t):
         return linear_field(x, t) * t.view(-1, *[1] * (x.ndim - 1))
@@ -160,7 +156,7 @@ def test_weak_rate(shape, dtype):
 def test_weak_rate_of_a_learned_field_keeps_no_graph():
     """Catches a graph through the field's weights kept alive."""
     net = torch.nn.Linear(3, 3).double()
-    x = points(5, 3)
+    x = draw(5, 3)
     assert not rate_of_mean(
         lambda x: x.sum(1), lambda x, t: net(x), x, 0.5
     ).requires_grad
@@ -168,7 +164,7 @@ def test_weak_rate_of_a_learned_field_keeps_no_graph():
 
 def test_bad_input():
     """Catches a silent broadcast of a wrong shape; an integer tensor taken."""
-    x, t = points(5, 3), times()
+    x, t = draw(5, 3), times()
     with pytest.raises(ValueError, match=r"log_prob must return \(5,\), got \(5, 1\)"):
         continuity_residual(lambda x, t: x[:, :1], linear_field, x, t)
     with pytest.raises(

@@ -11,11 +11,13 @@ from torch.testing import assert_close
 
 from flowbook.conversions import PREDICTIONS, convert, factors, require_prediction
 from flowbook.notation import Schedule
-from flowbook.paths import CosinePath, OTPath, VEPath, VPPath
+from flowbook.paths import CosinePath, OTPath, VPPath
 from flowbook.toy import skewed_mixture
 
+from ..given import FIVE_PATHS, draw, seeded
+
 MAPS = list(itertools.permutations(("velocity", "score", "noise", "data"), 2))
-PATHS = [OTPath(), OTPath(0.1), VPPath(), VEPath(0.1, 5.0), CosinePath()]
+
 SHAPES = [(5, 1), (5, 3), (5, 5), (5, 2, 3, 4)]
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 
@@ -28,9 +30,9 @@ class Crooked:
         return Schedule(0.1 + t**2, 1.5 - t, 2 * t, -torch.ones_like(t))
 
 
-def exact(path, shape=(5, 3), dtype=torch.float64):
+def consistent(path, shape=(5, 3), dtype=torch.float64):
     """Predictions that belong together: made from data and noise, path by autodiff."""
-    g = torch.Generator().manual_seed(7)
+    g = seeded(7)
     data, noise = torch.randn((2, *shape), generator=g, dtype=dtype)
     t = torch.tensor([0.1, 0.35, 0.5, 0.7, 0.9], dtype=dtype)
     wide = t.view(-1, *[1] * (len(shape) - 1))
@@ -52,7 +54,7 @@ def test_map_solves_the_two_equations(source, goal):
     """Catches a sign, a factor, a divisor or a function and its derivative
     exchanged.
     """
-    x, t, values = exact(Crooked())
+    x, t, values = consistent(Crooked())
     assert_close(convert(values[source], x, t, Crooked(), source, goal), values[goal])
 
 
@@ -60,29 +62,28 @@ def test_map_solves_the_two_equations(source, goal):
 @twelve
 def test_each_sample_has_its_own_time(source, goal, shape):
     """Catches times not expanded: paired with coordinates, silently so where B = D."""
-    x, t, values = exact(Crooked(), shape)
+    x, t, values = consistent(Crooked(), shape)
     assert_close(convert(values[source], x, t, Crooked(), source, goal), values[goal])
 
 
-@pytest.mark.parametrize("path", PATHS, ids=repr)
+@pytest.mark.parametrize("path", FIVE_PATHS, ids=repr)
 @twelve
 def test_map_and_its_inverse(source, goal, path):
     """Catches a map that is right for one path only; a pair that is wrong together
     is above.
     """
-    x, t, values = exact(path)
+    x, t, values = consistent(path)
     there = convert(values[source], x, t, path, source, goal)
     assert_close(there, values[goal])
     assert_close(convert(there, x, t, path, goal, source), values[source])
 
 
-@pytest.mark.parametrize("path", PATHS, ids=repr)
+@pytest.mark.parametrize("path", FIVE_PATHS, ids=repr)
 def test_exact_marginals_of_a_mixture(path):
     """Catches a dictionary that is consistent, and about something else."""
     law, t = skewed_mixture(dtype=torch.float64), 0.4
     now = torch.tensor(t, dtype=torch.float64)
-    g = torch.Generator().manual_seed(1)
-    x = torch.randn((7, 2), generator=g, dtype=torch.float64)
+    x = draw(7, 2, seed=1)
 
     def log_p(y, s):
         return law.noised(*path.schedule(s)[:2]).log_prob(y)
@@ -105,7 +106,7 @@ def test_exact_marginals_of_a_mixture(path):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_number_and_tensor_times_agree(source, goal, dtype):
     """Catches a dtype that is not the points'; a number treated unlike a tensor."""
-    x, _, values = exact(Crooked(), dtype=dtype)
+    x, _, values = consistent(Crooked(), dtype=dtype)
     batch = torch.full((5,), 0.3, dtype=dtype)
     by_number, by_batch, by_scalar = (
         convert(values[source], x, t, Crooked(), source, goal)
@@ -119,7 +120,7 @@ def test_number_and_tensor_times_agree(source, goal, dtype):
 @twelve
 def test_gradients_pass_through(source, goal):
     """Catches a detach, an in-place operation or a value read out of a tensor."""
-    x, t, values = exact(Crooked())
+    x, t, values = consistent(Crooked())
     value = values[source].clone().requires_grad_()
     made = convert(value, x, t, Crooked(), source, goal)
     (factor,) = torch.autograd.grad(made.sum(), value)
@@ -131,7 +132,7 @@ def test_gradients_pass_through(source, goal):
 @twelve
 def test_times_on_the_cpu_do_for_points_anywhere(source, goal, device):
     """Catches a schedule that stays behind on the CPU, or a result that does."""
-    x, t, values = exact(Crooked())
+    x, t, values = consistent(Crooked())
     value, there = values[source].to(device), x.to(device)
     made = convert(value, there, t, Crooked(), source, goal)
     assert_close(made, values[goal].to(device))
@@ -159,7 +160,7 @@ def test_a_number_is_read_once_and_a_tensor_never(source, goal):
     assert seen == [((), "cpu"), ((5, 1), "meta")]
 
 
-@pytest.mark.parametrize("path", PATHS, ids=repr)
+@pytest.mark.parametrize("path", FIVE_PATHS, ids=repr)
 def test_single_precision_near_both_ends(path):
     """Catches a difference of two large numbers, or a product that leaves the range."""
     near = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 0.3)
@@ -199,7 +200,7 @@ def test_no_value_is_a_sentence_at_a_number_and_not_finite_at_a_tensor(
     source, goal, t, path
 ):
     """Catches a division by zero that is passed on."""
-    x, _, values = exact(path)
+    x, _, values = consistent(path)
     said = f"^{source} to {goal} has no finite value at t = {t}: its factors would be"
     with pytest.raises(ValueError, match=said):
         convert(values["noise"], x, t, path, source, goal)
@@ -214,7 +215,7 @@ def test_no_value_is_a_sentence_at_a_number_and_not_finite_at_a_tensor(
 @pytest.mark.parametrize("path", [OTPath(), CosinePath()], ids=repr)
 def test_ends_at_which_there_is_a_value(path):
     """Catches a guard that refuses too much, or a limit that is wrong."""
-    x, _, values = exact(path)
+    x, _, values = consistent(path)
     v, noise, data = (values[k] for k in ("velocity", "noise", "data"))
     zero, one = torch.tensor([0.0, 1.0], dtype=torch.float64)
     _, _, speed, start = path.schedule(zero)
@@ -239,7 +240,7 @@ def test_ends_at_which_there_is_a_value(path):
 @twelve
 def test_vp_has_no_value_at_its_singular_end(source, goal):
     """Catches a NaN, or a finite number made of 0 times infinity."""
-    x, _, values = exact(VPPath())
+    x, _, values = consistent(VPPath())
     value = values[source]
     if (source, goal) in (("velocity", "noise"), ("score", "noise")):
         made = convert(value, x, 1.0, VPPath(), source, goal)
@@ -263,7 +264,7 @@ def test_without_a_turn_the_velocity_says_nothing():
     """Catches a finite number made of a division by w = 0; u that still depends on
     the rest.
     """
-    x, t, values = exact(Growing())
+    x, t, values = consistent(Growing())
     assert_close(values["velocity"], x / t[:, None])
     for source, goal in MAPS:
         if source == "velocity":
@@ -282,7 +283,7 @@ def test_wrong_input_is_refused(source, goal):
     """Catches a broadcast, a mixed dtype or a time out of range that passes in
     silence.
     """
-    x, t, values = exact(Crooked())
+    x, t, values = consistent(Crooked())
     v = values["velocity"]
     for error, said, value, point, when in (
         (ValueError, r"prediction \(5, 1\), x \(5, 3\)", v[:, :1], x, t),
@@ -301,7 +302,7 @@ def test_wrong_input_is_refused(source, goal):
 @pytest.mark.parametrize("name", PREDICTIONS)
 def test_a_prediction_into_itself(name):
     """Catches a name that goes in and comes out as another; a factor that is not 1."""
-    x, _, values = exact(VPPath())
+    x, _, values = consistent(VPPath())
     assert convert(values[name], x, 1.0, VPPath(), name, name) is values[name]
     assert require_prediction(name) == name
     t = torch.tensor([0.2, 0.5], dtype=torch.float64)
@@ -312,7 +313,7 @@ def test_a_prediction_into_itself(name):
 
 def test_another_name_is_refused():
     """Catches a misspelt prediction taken for another, or named by a bare KeyError."""
-    x, t, _ = exact(Crooked())
+    x, t, _ = consistent(Crooked())
     said = "^a prediction is one of velocity, score, noise, data, got 'image'$"
     for source, goal in (("image", "data"), ("data", "image"), ("image", "image")):
         with pytest.raises(ValueError, match=said):

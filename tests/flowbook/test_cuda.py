@@ -47,6 +47,15 @@ from flowbook.notation import rescale_clock, reverse_clock
 from flowbook.sampling import time_grid
 from flowbook.solvers import RK4, Euler, Midpoint
 from flowbook.toy import GaussianMixture, sample_moons
+from flowbook.translator import (
+    CONVENTIONS,
+    ddpm_clock,
+    ddpm_state,
+    our_field,
+    their_network,
+)
+
+from ..given import draw
 
 DEVICES = (
     "cpu",
@@ -62,14 +71,12 @@ on_devices = pytest.mark.parametrize("device", DEVICES)
 only_cuda = pytest.mark.parametrize("device", DEVICES[1:])
 
 
-def draw(*shape, seed=0, device="cpu"):
-    """The same numbers for every device: drawn on the CPU, float64."""
-    g = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=g, dtype=torch.float64).to(device)
-
-
 def field(x, t):
     return t.view(-1, *[1] * (x.ndim - 1)) * x.sin() - 0.5 * x
+
+
+def times(device):
+    return torch.linspace(0.1, 0.8, 5, dtype=torch.float64, device=device)
 
 
 def mixture(device):
@@ -80,7 +87,7 @@ def mixture(device):
     ).to(torch.float64, device)
 
 
-def network(make, device):
+def with_weights(make, device):
     """A network with the same weights on every device, none of them zero."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -98,7 +105,7 @@ def a_path(path):
 
     def on(device):
         x, x1 = draw(5, 3, device=device), draw(5, 3, seed=1, device=device)
-        t = torch.linspace(0.1, 0.8, 5, dtype=torch.float64, device=device)
+        t = times(device)
         made = path.interpolate(x, x1, t)
         methods = (path.velocity, path.inverse, path.score, path.log_prob)
         others = [method(x, t, x1) for method in methods]
@@ -109,7 +116,7 @@ def a_path(path):
 
 def conversions(device):
     x, value = draw(5, 3, device=device), draw(5, 3, seed=1, device=device)
-    t = torch.linspace(0.1, 0.8, 5, dtype=torch.float64, device=device)
+    t = times(device)
     return tuple(
         convert(value, x, t, OTPath(0.1), source, goal)
         for source, goal in itertools.permutations(PREDICTIONS, 2)
@@ -118,7 +125,7 @@ def conversions(device):
 
 def a_loss(loss):
     def on(device):
-        t = torch.linspace(0.1, 0.8, 5, dtype=torch.float64, device=device)
+        t = times(device)
         x0, x1 = draw(5, 3, device=device), draw(5, 3, seed=1, device=device)
         return loss(field, VPPath(), x1, t=t, x0=x0)
 
@@ -159,7 +166,7 @@ def a_judge(device):
     return torch.tensor(float(judge(new[:5]) >= 0), device=device)
 
 
-def trained(device, **settings):
+def a_few_steps(device, **settings):
     """A few steps: batches and noise differ between devices, so only losses' shape."""
     model = MLP(3, width=8).to(device)
     g = torch.Generator(device).manual_seed(0)
@@ -169,7 +176,7 @@ def trained(device, **settings):
 
 
 def training(device):
-    run = trained(device)
+    run = a_few_steps(device)
     weights = [p for p in run.ema.parameters()]
     assert all(p.device.type == device and p.isfinite().all() for p in weights)
     return run.losses.isfinite().double()
@@ -186,7 +193,7 @@ def checkpoint(device, folder):
 
 def of_network(make, *shape, **settings):
     def on(device):
-        model = network(make, device)
+        model = with_weights(make, device)
         x, t = draw(2, *shape, device=device), draw(2, seed=1, device=device).sigmoid()
         labels = {k: v.to(device) for k, v in settings.items()}
         return model(x, t, **labels).detach()
@@ -197,7 +204,7 @@ def of_network(make, *shape, **settings):
 def of_law(make, *names):
     def on(device):
         x, law = draw(5, 3, device=device), make(device)
-        t = torch.linspace(0.1, 0.8, 5, dtype=torch.float64, device=device)
+        t = times(device)
         return tuple(getattr(law, name)(x, t) for name in names)
 
     return on
@@ -205,9 +212,8 @@ def of_law(make, *names):
 
 def a_floor(device):
     law = MixtureMarginal(OTPath(0.1), mixture(device))
-    times = torch.linspace(0.1, 0.8, 5, dtype=torch.float64, device=device)
     x0, x1 = draw(5, 3, device=device), draw(5, 3, seed=1, device=device)
-    found = loss_floor(OTPath(0.1), law, x1, t=times, x0=x0)
+    found = loss_floor(OTPath(0.1), law, x1, t=times(device), x0=x0)
     return torch.as_tensor(found.value, device=device)
 
 
@@ -264,6 +270,19 @@ def marginal(device):
     return EmpiricalMarginal(OTPath(0.1), data)
 
 
+def translated(wrap):
+    """A field from, or in, the words of every convention, at its times."""
+
+    def on(device):
+        x, t = draw(5, 3, device=device), times(device)
+        return tuple(
+            wrap(field, row)(x, t if wrap is our_field else row.their_time(t))
+            for row in CONVENTIONS.values()
+        )
+
+    return on
+
+
 CUSTOM = CustomPath(lambda t: t**2, lambda t: 2 - t)
 LAW = ("velocity", "score", "log_prob", "posterior_mean", "divergence")
 CASES = {
@@ -311,6 +330,10 @@ CASES = {
     ),
     "reverse_clock": clocks(reverse_clock),
     "rescale_clock": clocks(partial(rescale_clock, scale=2.0)),
+    "our_field": translated(our_field),
+    "their_network": translated(their_network),
+    "ddpm_state": lambda device: ddpm_state(800 * times(device)),
+    "ddpm_clock": lambda device: ddpm_clock(times(device)),
     "MLP": of_network(lambda: MLP(3, width=8), 3),
     "UNet": of_network(
         lambda: UNet(1, width=8, classes=3), 1, 8, 8, y=torch.tensor([2, 0])
@@ -332,6 +355,7 @@ BESIDES = {  # of the modules: what makes or reads tensors on a device, too
     *("EmpiricalMarginal", "GaussianMixture", "MixtureMarginal", "sample_moons"),
     *("Solution", "time_grid", "divergence", "rescale_clock", "reverse_clock"),
     *("fm_loss", "loss_floor", "noise_loss", "score_loss"),
+    *("our_field", "their_network", "ddpm_state", "ddpm_clock"),
     *("bits_per_dim", "dequantize", "calibrated_distance", "distance_null"),
     *("energy_distance", "energy_distance_null"),
     *("frechet_distance", "sliced_wasserstein"),
@@ -370,7 +394,7 @@ def test_half_precision_trains(precision, device):
     """Catches weights or averages that end up in half precision, or a scaler unused."""
     if (device, precision) == ("cpu", "fp16"):
         pytest.skip("a CPU's fp16 has no scaler")
-    run = trained(device, precision=precision, steps=20)
+    run = a_few_steps(device, precision=precision, steps=20)
     assert run.losses.isfinite().all()
     assert {p.dtype for p in run.ema.parameters()} == {torch.float32}
 
@@ -379,7 +403,7 @@ def test_half_precision_trains(precision, device):
 def test_compiled_training_is_training(device):
     """Catches a compiled step that trains on other numbers."""
     plain, compiled = (
-        trained(device, precision="no", compile=c) for c in (False, True)
+        a_few_steps(device, precision="no", compile=c) for c in (False, True)
     )
     assert_close(compiled.losses, plain.losses, rtol=1e-4, atol=1e-4)
 
@@ -434,7 +458,9 @@ def test_a_training_step_never_waits(precision, device):
         return 1e-3
 
     try:
-        trained(device, steps=45, batch_size=1, lr=rate, precision=precision, clip=1.0)
+        a_few_steps(
+            device, steps=45, batch_size=1, lr=rate, precision=precision, clip=1.0
+        )
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert state["step"] == 44
@@ -443,9 +469,8 @@ def test_a_training_step_never_waits(precision, device):
 @only_cuda
 def test_a_compiled_field_samples_by_cuda_graphs(device):
     """Catches a sampler that keeps what the next replay overwrites."""
-    model = (
-        network(lambda: MLP(3, width=8), device).float().eval().requires_grad_(False)
-    )
+    model = with_weights(lambda: MLP(3, width=8), device).float().eval()
+    model.requires_grad_(False)
     x0 = draw(5, 3, device=device).float()
     compiled = torch.compile(model, mode="reduce-overhead")
     for solver in (Euler(5), Midpoint(5)):

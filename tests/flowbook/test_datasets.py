@@ -29,11 +29,11 @@ from flowbook.datasets import (
     scale_levels,
 )
 
-F64 = torch.float64
+from ..given import F64, seeded
 
 
 def levels(*shape: int, seed: int = 0, top: int = 256) -> torch.Tensor:
-    g = torch.Generator().manual_seed(seed)
+    g = seeded(seed)
     return torch.randint(top, shape, generator=g, dtype=torch.uint8)
 
 

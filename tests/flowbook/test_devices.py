@@ -45,6 +45,8 @@ from flowbook.notation import rescale_clock, reverse_clock
 from flowbook.solvers import RK4, Euler, Heun, Midpoint
 from flowbook.toy import GaussianMixture
 
+from ..given import draw, seeded
+
 DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
 DTYPES = (torch.float32, torch.float64)
 PATHS = (OTPath(sigma_min=0.1), VPPath(), VEPath(0.01, 10.0), CosinePath())
@@ -69,10 +71,9 @@ on_paths = pytest.mark.parametrize("path", PATHS, ids=lambda p: type(p).__name__
 at_times = pytest.mark.parametrize("kind", ("number", "0-d", "batched"))
 
 
-def points(shape, seed):
+def coarse(shape, seed):
     """float32 numbers, in float64."""
-    g = torch.Generator().manual_seed(seed)
-    return torch.randn(shape, generator=g, dtype=torch.float32).double()
+    return draw(*shape, seed=seed, dtype=torch.float32).double()
 
 
 def times(kind, dtype, device):
@@ -145,7 +146,7 @@ def mixture(shape=(5, 3), dtype=torch.float64, device="cpu"):
 def data_of(shape):
     """Seven data points, and their weights."""
     weights = torch.tensor([1, 2, 3, 4, 3, 2, 1], dtype=torch.float64)
-    return points((7, *shape[1:]), 3), weights
+    return coarse((7, *shape[1:]), 3), weights
 
 
 @everywhere
@@ -157,7 +158,7 @@ def test_path(path, shape, kind, dtype, device):
     """Catches times along a data axis; a factor in float64 or on the CPU; 0-d t
     lost.
     """
-    x, x1 = points(shape, 1), points(shape, 2)
+    x, x1 = coarse(shape, 1), coarse(shape, 2)
     own, own1 = x.to(device, dtype), x1.to(device, dtype)
     t, clock = times(kind, dtype, device)
     alpha, sigma, dalpha, dsigma = schedule(path, clock)
@@ -195,15 +196,15 @@ def test_path(path, shape, kind, dtype, device):
 @on_paths
 def test_prior(path, shape, dtype, device):
     """Catches prior_std dropped, or the dtype or the generator's device ignored."""
-    draw, again = (torch.Generator(device).manual_seed(4) for _ in range(2))
-    got = path.prior(shape, generator=draw, dtype=dtype)
+    once, again = (torch.Generator(device).manual_seed(4) for _ in range(2))
+    got = path.prior(shape, generator=once, dtype=dtype)
     noise = torch.randn(shape, generator=again, dtype=dtype, device=device)
     far = reach(noise.cpu().double())
     scaled = noise.cpu().double() * path.prior_std
     assert_follows(got, scaled, noise, path.prior_std * far, roundings=1)
     named = path.prior(shape, dtype=dtype, device=device)
     assert (named.shape, named.dtype, named.device) == (shape, dtype, noise.device)
-    x = points(shape, 5)
+    x = coarse(shape, 5)
     own, n = x.to(device, dtype), x[0].numel()
     expected = one_by_one(lambda a, _: path.prior_log_prob(a), TIMES, x)
     scale = n * (reach(x / path.prior_std) ** 2 + 4)  # 4 > log 10 + ½ log 2π
@@ -213,7 +214,7 @@ def test_prior(path, shape, dtype, device):
 @cache
 def converted(path, shape, clock):
     """What each conversion should give, and the sum of its two terms."""
-    x, value = points(shape, 1), points(shape, 2)
+    x, value = coarse(shape, 1), coarse(shape, 2)
     results = {}
     for name, function in CONVERSIONS.items():
         formula = partial(function, path=path)
@@ -230,7 +231,7 @@ def converted(path, shape, clock):
 @on_paths
 def test_conversions(path, shape, kind, dtype, device):
     """Catches times along a data axis; a factor made in float64 or left on the CPU."""
-    x, value = points(shape, 1), points(shape, 2)
+    x, value = coarse(shape, 1), coarse(shape, 2)
     own, said = x.to(device, dtype), value.to(device, dtype)
     t, clock = times(kind, dtype, device)
     for name, (expected, scale) in converted(path, shape, clock).items():
@@ -274,7 +275,7 @@ def test_empirical_marginal(path, shape, kind, dtype, device):
     of x.
     """
     data, weights = data_of(shape)
-    x, (_, clock) = points(shape, 1), times(kind, dtype, device)
+    x, (_, clock) = coarse(shape, 1), times(kind, dtype, device)
     wide = (-1, *[1] * (x.ndim - 1))
     alpha, sigma, _, _ = (s.view(wide) for s in schedule(path, clock))
     x = (alpha * data[:5] + sigma * x).float().double()  # where the path goes
@@ -293,7 +294,7 @@ def test_mixture_marginal(path, shape, kind, dtype, device):
     """Catches one sample's time for all; the dtype or device of the mixture, not of
     x.
     """
-    x, (_, clock) = points(shape, 1), times(kind, dtype, device)
+    x, (_, clock) = coarse(shape, 1), times(kind, dtype, device)
     wide = (-1, *[1] * (x.ndim - 1))
     alpha, sigma, _, _ = schedule(path, clock)
     x = (alpha + sigma).view(wide) * x
@@ -312,7 +313,7 @@ def test_mixture_marginal(path, shape, kind, dtype, device):
 @at_shapes
 def test_mixture(shape, dtype, device):
     """Catches components summed over the batch; a constant in float64 whatever x is."""
-    x, exact, law = points(shape, 1), mixture(shape), mixture(shape, dtype, device)
+    x, exact, law = coarse(shape, 1), mixture(shape), mixture(shape, dtype, device)
     own, n = x.to(device, dtype), x[0].numel()
     least = torch.linalg.eigvalsh(exact.covariances).min().sqrt()
     z = (reach(x) + 1) / least
@@ -331,7 +332,7 @@ def test_losses(path, shape, kind, dtype, device):
     """Catches sum over the batch, mean over the data, or a batch's first time for
     all.
     """
-    x0, x1 = points(shape, 1), points(shape, 2)
+    x0, x1 = coarse(shape, 1), coarse(shape, 2)
     own0, own1 = x0.to(device, dtype), x1.to(device, dtype)
     t, clock = times(kind, dtype, device)
     alpha, sigma, dalpha, dsigma = schedule(path, clock)
@@ -365,7 +366,7 @@ def test_divergence(shape, kind, dtype, device):
     """Catches derivatives of one sample by another; basis or probes in another
     dtype.
     """
-    x = points(shape, 1)
+    x = coarse(shape, 1)
     own, n = x.to(device, dtype), x[0].numel()
     t, clock = times(kind, dtype, device)
     expected = one_by_one(lambda a, s: divergence(field, a, s), clock, x)
@@ -377,8 +378,8 @@ def test_divergence(shape, kind, dtype, device):
     def scaled(x, t):  # diagonal, of squared signs: every probe gives the divergence
         return t.view(-1, *[1] * (x.ndim - 1)) * x.sin()
 
-    draw = torch.Generator(device).manual_seed(6)
-    got = divergence(scaled, own, t, Hutchinson(probes=2, generator=draw))
+    once = torch.Generator(device).manual_seed(6)
+    got = divergence(scaled, own, t, Hutchinson(probes=2, generator=once))
     expected = one_by_one(lambda a, s: divergence(scaled, a, s), clock, x)
     assert_follows(got, expected, own, scale)
 
@@ -388,7 +389,7 @@ def test_divergence(shape, kind, dtype, device):
 @at_shapes
 def test_log_prob_of_a_flow(shape, dtype, device):
     """Catches another sample's log-determinant; a float64 result of float32."""
-    x = points(shape, 1)
+    x = coarse(shape, 1)
     own, n, solver = x.to(device, dtype), x[0].numel(), RK4(2)
     expected = one_by_one(lambda a, _: log_prob(field, a, solver=solver), TIMES, x)
     grown = 6 * reach(x)  # back over one unit of time, slopes below 1.75: e^1.75 < 6
@@ -402,7 +403,7 @@ def test_log_prob_of_a_flow(shape, dtype, device):
 @pytest.mark.parametrize("solver", (Euler(3), Midpoint(3), Heun(3), RK4(3)))
 def test_fixed_steps(solver, shape, dtype, device):
     """Catches one time for all data axes; a step or a time in float64 whatever x is."""
-    x = points(shape, 1)
+    x = coarse(shape, 1)
     own = x.to(device, dtype)
     expected = one_by_one(lambda a, _: sample(field, a, solver), TIMES, x)
     scale = 6 * reach(x)  # slopes below 1.75 grow a rounding by e^1.75 < 6
@@ -421,7 +422,7 @@ def test_adaptive_steps(shape, dtype, device):
     """Catches a step shared by the batch: the hardest sample then sets the others'
     error.
     """
-    x = points(shape, 1) * torch.tensor([0.125, 1, 2, 4, 8]).view(
+    x = coarse(shape, 1) * torch.tensor([0.125, 1, 2, 4, 8]).view(
         -1, *[1] * (len(shape) - 1)
     )
     own = x.to(device, dtype)
@@ -447,7 +448,7 @@ def test_adaptive_steps(shape, dtype, device):
 @at_shapes
 def test_energy_distance(shape, dtype, device):
     """Catches a pair left out or counted twice across blocks; float64 handed back."""
-    x, y = points(shape, 1), 2 * points((7, *shape[1:]), 2)
+    x, y = coarse(shape, 1), 2 * coarse((7, *shape[1:]), 2)
 
     def mean(a, b):  # one pair at a time
         pairs = itertools.product(a.split(1), b.split(1))
@@ -468,7 +469,7 @@ def test_change_of_variables(shape, dtype, device):
     """Catches a Jacobian across samples; only the last axis of an image; a float64
     total.
     """
-    x = points(shape, 1)
+    x = coarse(shape, 1)
     own, n = x.to(device, dtype), x[0].numel()
 
     def base(z):
@@ -558,7 +559,7 @@ NUMBERS = {  # formulas of x and x1 (B,), t (B,); a result that isn't (B,) is un
 @pytest.mark.parametrize("name", NUMBERS)
 def test_numbers_are_points_of_one_number(name, t):
     """Catches (B,) read as one point of B numbers, or broadcast against itself."""
-    x, x1 = points((5,), 1), points((5,), 2)
+    x, x1 = coarse((5,), 1), coarse((5,), 2)
     got = NUMBERS[name](x, x1, t)
     column = NUMBERS[name](x[:, None], x1[:, None], t)
     if got.ndim == 1 and column.shape == (5, 1):  # shaped like x; else one for each
@@ -568,11 +569,11 @@ def test_numbers_are_points_of_one_number(name, t):
 
 def test_hutchinson_of_numbers():
     """Catches probes of another shape than the points."""
-    draw = torch.Generator().manual_seed(0)
-    assert Hutchinson(2).draw(points((5,), 1)).shape == (2, 5)
-    null = energy_distance_null(points((9,), 1), 3, 4, generator=draw)
-    again = torch.Generator().manual_seed(0)
-    column = energy_distance_null(points((9, 1), 1), 3, 4, generator=again)
+    once = seeded()
+    assert Hutchinson(2).draw(coarse((5,), 1)).shape == (2, 5)
+    null = energy_distance_null(coarse((9,), 1), 3, 4, generator=once)
+    again = seeded()
+    column = energy_distance_null(coarse((9, 1), 1), 3, 4, generator=again)
     torch.testing.assert_close(null, column, rtol=0, atol=0)
 
 
@@ -581,7 +582,7 @@ def test_refuses_a_single_number(name):
     """Catches require_points dropped: a 0-d tensor taken for a point."""
     x = torch.tensor(0.5, dtype=torch.float64)
     with pytest.raises(ValueError, match=r"must have shape \(B, \*D\), got \(\)"):
-        NUMBERS[name](x, points((5,), 2), 0.5)
+        NUMBERS[name](x, coarse((5,), 2), 0.5)
 
 
 MIXED = {
@@ -597,7 +598,7 @@ MIXED = {
 @pytest.mark.parametrize("name", MIXED)
 def test_refuses_numbers_with_columns(name):
     """Catches (B,) against (B, 1), which broadcasts to (B, B)."""
-    x, x1 = points((5,), 1), points((5,), 2)
+    x, x1 = coarse((5,), 1), coarse((5,), 2)
     for a, b in ((x, x1[:, None]), (x[:, None], x1)):
         with pytest.raises(ValueError, match=r"(?s)\(5,\).*\(5, 1\)|\(5, 1\).*\(5,\)"):
             MIXED[name](a, b, 0.5)
@@ -608,10 +609,10 @@ def test_laws_refuse_points_of_another_kind(shape):
     """Catches a vector (D,) taken for one point of data (N, D); columns against
     numbers.
     """
-    data = points((7, 3), 3) if shape == (3,) else points((7,), 3)
+    data = coarse((7, 3), 3) if shape == (3,) else coarse((7,), 3)
     laws = [EmpiricalMarginal(LINE, data)]
     laws += [MixtureMarginal(LINE, mixture((5, 3)))] if shape != (5, 1) else []
     for law in laws:
         for name in MARGINAL:
             with pytest.raises(ValueError, match=re.escape(f"got {shape}")):
-                getattr(law, name)(points(shape, 1), 0.5)
+                getattr(law, name)(coarse(shape, 1), 0.5)

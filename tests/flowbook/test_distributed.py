@@ -27,10 +27,12 @@ from flowbook.distributed import (
     shard_like,
     sharded,
 )
-from press.settings import ROOT
+from flowbook.networks import MLP
+
+from ..given import F64, draw, seeded
+from ..runs import ENV
 
 CPU = torch.device("cpu")
-F64 = torch.float64
 
 
 class Others:
@@ -323,10 +325,6 @@ def test_a_generator_is_given_back():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def seeded(seed):
-    return torch.Generator().manual_seed(seed)
-
-
 def test_the_generator_of_a_gpu():
     """Catches the CPU's, or another GPU's."""
     generators = tuple(torch.Generator() for _ in range(3))
@@ -346,7 +344,7 @@ def test_parts_of_a_whole():
     torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
     try:
         mesh = torch.distributed.init_device_mesh("cpu", (1,))
-        points = torch.randn(5, 3, generator=seeded(2), dtype=F64)
+        points = draw(5, 3, seed=2)
         for placement in (Shard(1), Replicate()):
             target = distribute_tensor(torch.zeros(5, 3, dtype=F64), mesh, [placement])
             part = shard_like(points, target)
@@ -442,18 +440,23 @@ if os.environ.get("SHARDED"):  # what accelerate's FSDP does, which it keeps for
     os.makedirs(folder, exist_ok=True)
     runs.RunState.to_tree = counted
 
+def look(step, run):
+    kept = {"ema": run.ema.state_dict(), "field": run.ema(data, 0.5)}
+    kept["parts"] = [p.to_local().numel() / p.numel() for p in run.model.parameters()]
+    torch.save({**kept, "losses": run.losses}, f"{folder}/look-{rank}-{step}.pt")
+
 seed = 3 if len(sys.argv) < 6 else int(sys.argv[5]) + rank
 run = train(
     model, OTPath(), data, steps=int(steps), batch_size=int(batch_size), lr=1e-2,
     clip=1.0, generator=torch.Generator().manual_seed(seed), loss=loss,
     checkpoint_dir=folder, progress=False,
+    on_look=look if os.environ.get("LOOK") else None,
 )
 with open(f"{folder}/seen-{rank}.json", "w") as file:
     json.dump(seen, file)
 if torch.distributed.is_initialized():
     torch.distributed.destroy_process_group()
 """
-ENV = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
 def command(processes: int, place: Path, *arguments) -> list[str]:
@@ -597,3 +600,26 @@ def test_sharded_weights(tmp_path):
     resumed = trained(2, tmp_path / "one", 15, 8, "float64", SHARDED="1")
     whole = trained(1, tmp_path / "two", 15, 8, "float64")
     assert furthest(resumed, whole) < 1e-12
+
+
+@slow
+def test_a_hook_sees_whole_averages_of_sharded_weights(tmp_path):
+    """Catches a hook that is shown parts, numbers of before, or in both processes.
+
+    And a run that goes on with other numbers after its weights were put together.
+    """
+    place = tmp_path / "two"
+    two = trained(2, place, 10, 8, "float64", SHARDED="1", LOOK="1")
+    after = {n: trained(1, tmp_path / str(n), n, 8, "float64") for n in (1, 10)}
+    assert furthest(after[10], two) < 1e-12
+    assert not list(place.glob("look-1-*"))
+    net = MLP(2, width=16, depth=2).double()
+    data = draw(20, 2, seed=2)
+    for step, alone in after.items():  # several look after their first step, too
+        seen = torch.load(place / f"look-0-{step}.pt")
+        assert max(seen["parts"]) < 1  # those of the model stay where they are
+        assert seen["losses"].shape == (step,)
+        assert furthest({**alone, "model": {}}, seen) < 1e-12
+        net.load_state_dict(alone["ema"])
+        assert (seen["field"] - net(data, 0.5)).abs().max() < 1e-12
+    assert all(torch.equal(x, two["ema"][n]) for n, x in seen["ema"].items())

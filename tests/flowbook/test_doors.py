@@ -40,6 +40,8 @@ from flowbook.toy import GaussianMixture
 from flowbook.translator import CONVENTIONS, our_field, their_network
 from flowbook.unet import UNet
 
+from ..given import seeded
+
 B, D = 5, 3
 X = torch.linspace(-1, 1, B * D).view(B, D)
 X1 = X.flip(0) ** 2
@@ -165,7 +167,7 @@ def test_rounding_leaves_no_time_outside(dtype):
     def looks(x, t):
         return time_per_sample(t, x)[:, None] * x
 
-    u = torch.rand(4000, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    u = torch.rand(4000, generator=seeded(0), dtype=dtype)
     ends = u.new_tensor([0, 1, torch.finfo(dtype).eps, 1 - torch.finfo(dtype).eps / 2])
     u = torch.cat([ends, u])
     x = u[:, None]

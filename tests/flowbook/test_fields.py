@@ -7,17 +7,9 @@ from torch.testing import assert_close
 from flowbook.change_of_variables import log_abs_det_jacobian
 from flowbook.fields import divergence_free_field, field_from_cdf
 
-F64 = torch.float64
+from ..given import F64, draw
+
 J = torch.tensor([[0.0, -1.5, 0.4], [1.5, 0.0, 2.0], [-0.4, -2.0, 0.0]], dtype=F64)
-
-
-def points(*shape: int, dtype=F64) -> torch.Tensor:
-    g = torch.Generator().manual_seed(0)
-    return torch.randn(shape, generator=g, dtype=F64).to(dtype)
-
-
-def times() -> torch.Tensor:
-    return torch.linspace(0, 1, 5, dtype=F64)
 
 
 def logistic_cdf(x, t):  # moves by t², widens by 1 + t
@@ -33,7 +25,7 @@ def logistic_field(x, t):  # so its points obey (x - t²) / (1 + t) = constant
 @pytest.mark.parametrize("shape", [(5, 1), (5, 1, 1)])
 def test_field_from_cdf(shape, dtype):
     """Catches the sign, the ratio upside down, the shape of the points lost."""
-    x, t = points(*shape, dtype=dtype), torch.linspace(0, 1, 5, dtype=dtype)
+    x, t = draw(*shape, dtype=dtype), torch.linspace(0, 1, 5, dtype=dtype)
     v = field_from_cdf(logistic_cdf)(x, t)
     assert_close(v, logistic_field(x, t))
     assert not v.requires_grad and not x.requires_grad
@@ -41,7 +33,7 @@ def test_field_from_cdf(shape, dtype):
 
 def test_field_from_cdf_can_be_differentiated():
     """Catches a graph cut in x or in t."""
-    x, t = points(5, 1).requires_grad_(), torch.linspace(0, 1, 5, dtype=F64)
+    x, t = draw(5, 1).requires_grad_(), torch.linspace(0, 1, 5, dtype=F64)
     for s in (t, t.clone().requires_grad_()):
         (slope,) = torch.autograd.grad(field_from_cdf(logistic_cdf)(x, s).sum(), x)
         assert_close(slope, 1 / (1 + t)[:, None])
@@ -55,7 +47,7 @@ def test_field_from_cdf_can_be_differentiated():
 
 def test_field_from_cdf_under_torch_func():
     """Catches autograd inside the field, which torch.func cannot follow."""
-    x, t = points(5, 1), torch.linspace(0, 1, 5, dtype=F64)
+    x, t = draw(5, 1), torch.linspace(0, 1, 5, dtype=F64)
     field = field_from_cdf(logistic_cdf)
 
     def slope_of(x, t):
@@ -71,7 +63,7 @@ def test_field_from_cdf_under_torch_func():
 def test_field_from_cdf_with_weights():
     """Catches a graph cut between the field and the weights of its cdf."""
     shift = torch.tensor(0.4, dtype=F64, requires_grad=True)
-    x, t = points(5, 1), torch.full((5,), 0.5, dtype=F64)
+    x, t = draw(5, 1), torch.full((5,), 0.5, dtype=F64)
     v = field_from_cdf(lambda x, t: torch.sigmoid(x[:, 0] - shift * t**2))(x, t)
     assert_close(v, shift.expand(5, 1))  # 2 t × shift at t = ½
     (rate,) = torch.autograd.grad(v.sum(), shift)
@@ -80,7 +72,7 @@ def test_field_from_cdf_with_weights():
 
 def test_field_from_cdf_under_no_grad():
     """Catches enable_grad dropped; a graph kept where none is wanted."""
-    x, t = points(5, 1).requires_grad_(), torch.linspace(0, 1, 5, dtype=F64)
+    x, t = draw(5, 1).requires_grad_(), torch.linspace(0, 1, 5, dtype=F64)
     with torch.no_grad():
         v = field_from_cdf(logistic_cdf)(x, t)
     assert_close(v, logistic_field(x, t).detach())
@@ -89,14 +81,15 @@ def test_field_from_cdf_under_no_grad():
 
 def test_field_from_cdf_takes_one_time_for_all():
     """Catches a scalar t left without its batch."""
-    x, t = points(5, 1), torch.full((5,), 0.3, dtype=F64)
+    x, t = draw(5, 1), torch.full((5,), 0.3, dtype=F64)
     for scalar in (0.3, torch.tensor(0.3, dtype=F64)):
         assert_close(field_from_cdf(logistic_cdf)(x, scalar), logistic_field(x, t))
 
 
 def test_a_path_that_stands_still():
     """Catches an error where F does not depend on t; zero is the field."""
-    v = field_from_cdf(lambda x, t: torch.sigmoid(x[:, 0]))(points(5, 1), times())
+    x, t = draw(5, 1), torch.linspace(0, 1, 5, dtype=F64)
+    v = field_from_cdf(lambda x, t: torch.sigmoid(x[:, 0]))(x, t)
     assert_close(v, torch.zeros(5, 1, dtype=F64))
 
 
@@ -104,7 +97,7 @@ def test_a_path_that_stands_still():
 @pytest.mark.parametrize("shape", [(5, 3), (5, 3, 1)])
 def test_circulation(shape, dtype):
     """Catches Jᵀ for J, the score left out, t not handed on, the shape lost."""
-    x, t = points(*shape, dtype=dtype), torch.linspace(0, 1, 5, dtype=dtype)
+    x, t = draw(*shape, dtype=dtype), torch.linspace(0, 1, 5, dtype=dtype)
 
     def score(x, t):
         return -x.sin() * (1 + t).view(-1, *[1] * (x.ndim - 1))
@@ -117,7 +110,7 @@ def test_circulation(shape, dtype):
 
 def test_bad_input():
     """Catches a matrix that makes mass, or points off the line, taken silently."""
-    x, t = points(5, 3), torch.rand(5)
+    x, t = draw(5, 3), torch.rand(5)
     for matrix in (J + torch.eye(3, dtype=F64), J[:2], J[0], J.abs()):
         with pytest.raises(ValueError, match="square and antisymmetric"):
             divergence_free_field(lambda x, t: x, matrix)

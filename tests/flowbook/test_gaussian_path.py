@@ -15,6 +15,8 @@ from flowbook.gaussian_path import GaussianPath
 from flowbook.notation import PathSample, Schedule
 from flowbook.solvers import RK4, solve
 
+from ..given import draw, seeded
+
 
 @dataclass(frozen=True)
 class Crooked(GaussianPath):
@@ -54,7 +56,7 @@ METHODS = ["velocity", "inverse", "score", "log_prob"]
 
 
 def batch(shape=(5, 3), dtype=torch.float64):
-    g = torch.Generator().manual_seed(3)
+    g = seeded(3)
     x0, x1 = torch.randn(2, *shape, generator=g, dtype=dtype).unbind()
     return x0, x1, torch.rand(shape[0], generator=g, dtype=dtype)
 
@@ -159,14 +161,10 @@ def test_bound_velocity_is_a_field():
 def test_prior_is_scaled_and_seeded():
     """Catches prior_std dropped or inverted, or the global generator used."""
     draws = [
-        path.prior(
-            (4, 2), generator=torch.Generator().manual_seed(1), dtype=torch.float64
-        )
+        path.prior((4, 2), generator=seeded(1), dtype=torch.float64)
         for path in (Crooked(1.0), PATH, Plain())
     ]
-    noise = torch.randn(
-        4, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64
-    )
+    noise = draw(4, 2, seed=1)
     for drawn, expected in zip(draws, (noise, 1.5 * noise, noise), strict=True):
         assert_close(drawn, expected)
     assert PATH.prior(torch.Size([2, 3])).shape == (2, 3)

@@ -20,11 +20,7 @@ from flowbook.paths import OTPath
 from flowbook.training import CosineLR, train
 from flowbook.unet import UNet
 
-F64 = torch.float64
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+from ..given import F64, draw, seeded
 
 
 @pytest.mark.parametrize("n", [2, 7, 8])
@@ -49,8 +45,8 @@ def test_halves_are_random():
 @pytest.mark.parametrize("chunk", [1, 3, 100])
 def test_nearest(dtype, chunk):
     """Catches the farthest, a chunk that loses rows, a squared or mean distance."""
-    x = torch.randn(5, 2, 3, generator=seeded(1), dtype=dtype)
-    data = torch.randn(7, 2, 3, generator=seeded(2), dtype=dtype) + 10
+    x = draw(5, 2, 3, seed=1, dtype=dtype)
+    data = draw(7, 2, 3, seed=2, dtype=dtype) + 10
     index, distance = nearest(x, data, chunk=chunk)
     for row in range(5):
         gaps = [
@@ -147,7 +143,7 @@ def test_grid_refuses(size, columns, gap):
 
 def test_blend():
     """Catches ends exchanged, sine for cosine, a straight way, a full half circle."""
-    a, b = torch.randn(2, 5, 3, generator=seeded(), dtype=F64)
+    a, b = draw(2, 5, 3)
     for s in (0.0, 0.25, 0.6, 1.0):
         angle = s * math.pi / 2
         expected = [
@@ -161,7 +157,7 @@ def test_blend():
 
 def test_blend_of_each_pair():
     """Catches one place for all pairs; places broadcast over the wrong dimension."""
-    a, b = torch.randn(2, 3, 3, 2, generator=seeded(), dtype=F64)
+    a, b = draw(2, 3, 3, 2)
     s = torch.tensor([0.1, 0.5, 0.9], dtype=F64)
     rows = [spherical_blend(a[k : k + 1], b[k : k + 1], s[k].item()) for k in range(3)]
     assert_close(spherical_blend(a, b, s), torch.cat(rows))
@@ -176,7 +172,7 @@ def test_blend_refuses():
 @pytest.mark.parametrize("classes", [None, 3])
 def test_recipe(classes):
     """Catches another path, rate, clipping or network than the recipe says."""
-    images = torch.randn(10, 1, 4, 4, generator=seeded(1), dtype=F64)
+    images = draw(10, 1, 4, 4, seed=1)
     labels = None if classes is None else torch.arange(10) % classes
     small = {"width": 8, "multipliers": (1, 1)}
     torch.manual_seed(3)
@@ -213,7 +209,7 @@ def test_recipe(classes):
 
 def test_recipe_goes_on_where_it_was():
     """Catches a folder that is not passed on; a rate that makes a run another's."""
-    images = torch.randn(10, 1, 4, 4, generator=seeded(1), dtype=F64)
+    images = draw(10, 1, 4, 4, seed=1)
     with tempfile.TemporaryDirectory() as name:
         given = {"steps": 6, "batch_size": 5, "width": 8, "multipliers": (1, 1)}
         given |= {"checkpoint_dir": Path(name) / "kept", "progress": False}

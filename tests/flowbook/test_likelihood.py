@@ -19,16 +19,9 @@ from flowbook.likelihood import (
 )
 from flowbook.solvers import RK4, Dopri5, Euler, Heun
 
-F64 = torch.float64
+from ..given import F64, points, seeded
+
 A = torch.tensor([[0.7, -1.2, 0.3], [0.4, 0.5, 2.0], [-0.9, 0.1, -0.2]], dtype=F64)
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def points(*shape: int, dtype=F64, seed: int = 1) -> torch.Tensor:
-    return torch.randn(shape, generator=generator(seed), dtype=dtype)
 
 
 def linear(x, t):
@@ -184,7 +177,7 @@ def test_a_gpu_takes_eight_times_as_many():
 def test_hutchinson_is_the_mean_of_quadratic_forms(shape, chunk):
     """Catches a probe lost, a sum for the mean, z·v for z·Jz."""
     x, t = points(*shape), torch.linspace(0, 1, 5, dtype=F64)
-    z = Hutchinson(3, generator(), "gaussian").draw(x)
+    z = Hutchinson(3, seeded(), "gaussian").draw(x)
     flat, n = z.flatten(2), x[0].numel()
     jacobian = torch.func.vmap(
         torch.func.jacrev(lambda y, s: curved(y[None], s[None])[0])
@@ -192,8 +185,8 @@ def test_hutchinson_is_the_mean_of_quadratic_forms(shape, chunk):
     expected = torch.einsum("pbi,bij,pbj->b", flat, jacobian, flat) / 3
     got = velocity_and_divergence(curved, x, t, probes=z, chunk=chunk)[1]
     assert_close(got, expected)
-    drawn = divergence(curved, x, t, Hutchinson(3, generator(), chunk=chunk))
-    signs = Hutchinson(3, generator()).draw(x).flatten(2)
+    drawn = divergence(curved, x, t, Hutchinson(3, seeded(), chunk=chunk))
+    signs = Hutchinson(3, seeded()).draw(x).flatten(2)
     expected = torch.einsum("pbi,bij,pbj->b", signs, jacobian, signs) / 3
     assert_close(drawn, expected)
 
@@ -202,16 +195,16 @@ def test_hutchinson_is_the_mean_of_quadratic_forms(shape, chunk):
 def test_probes(dtype):
     """Catches wrong values, moments, shape or dtype; a generator that is ignored."""
     x = points(500, 4, dtype=dtype)
-    signs = Hutchinson(3, generator()).draw(x)
+    signs = Hutchinson(3, seeded()).draw(x)
     assert signs.dtype == dtype and signs.shape == (3, 500, 4)
     assert set(signs.unique().tolist()) == {-1.0, 1.0}
     assert abs(signs.mean().item()) < 4 / 6000**0.5
-    normal = Hutchinson(3, generator(), "gaussian").draw(x)
+    normal = Hutchinson(3, seeded(), "gaussian").draw(x)
     assert normal.shape == (3, 500, 4) and normal.dtype == dtype
     assert abs(normal.mean().item()) < 4 / 6000**0.5
     assert abs(normal.var().item() - 1) < 4 * (2 / 6000) ** 0.5
     assert (normal.abs() > 1.5).any()
-    assert torch.equal(signs, Hutchinson(3, generator()).draw(x))
+    assert torch.equal(signs, Hutchinson(3, seeded()).draw(x))
     assert Hutchinson().draw(x).shape == (1, 500, 4) and Exact().draw(x) is None
 
 
@@ -336,13 +329,13 @@ def test_fixed_probes_and_generator():
     """Catches fresh probes at each evaluation; generator or count ignored."""
     x = points(5, 3)
     for probes in (1, 2):
-        z = Hutchinson(probes, generator(7)).draw(x)
+        z = Hutchinson(probes, seeded(7)).draw(x)
         forms = torch.einsum("pbi,ij,pbj->b", z, A, z) / probes
-        method = Hutchinson(probes, generator(7))
+        method = Hutchinson(probes, seeded(7))
         got = transport(linear, x, solver=Euler(4), divergence=method).log_det
         assert_close(got, forms)
         exact = log_prob(linear, x, solver=Euler(4))
-        method = Hutchinson(probes, generator(7))
+        method = Hutchinson(probes, seeded(7))
         lp = log_prob(linear, x, solver=Euler(4), divergence=method)
         assert_close(lp, exact + A.trace() - forms)
 

@@ -12,15 +12,7 @@ from flowbook.losses import cfm_loss, fm_loss, loss_floor
 from flowbook.notation import time_per_sample
 from flowbook.paths import OTPath, VEPath, VPPath
 
-F64 = torch.float64
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def points(*shape: int, dtype=F64, seed: int = 1) -> torch.Tensor:
-    return torch.randn(shape, generator=generator(seed), dtype=dtype)
+from ..given import F64, points, seeded
 
 
 class Line:
@@ -106,7 +98,7 @@ def test_refuses_weights_and_reductions(options, error, said):
     """Catches weights that broadcast to (B, B), or a misspelt reduction."""
     x1 = points(5, 3, dtype=torch.float32)
     with pytest.raises(error, match=said):
-        cfm_loss(field, Line(), x1, generator=generator(), **options)
+        cfm_loss(field, Line(), x1, generator=seeded(), **options)
 
 
 @pytest.mark.parametrize("shape", [(5, 3), (5, 1), (5, 2, 3, 4)])
@@ -138,24 +130,24 @@ def test_draws_follow_the_path():
         return torch.zeros_like(x)
 
     x1 = points(5, 3)
-    loss = cfm_loss(spy, Line(), x1, generator=generator(7))
-    same = generator(7)
+    loss = cfm_loss(spy, Line(), x1, generator=seeded(7))
+    same = seeded(7)
     t = 0.25 + 0.5 * torch.rand(5, generator=same, dtype=F64)
     x0 = torch.randn(5, 3, generator=same, dtype=F64)
     assert_close(seen["t"], t)
     assert_close(seen["x"], (1 - t[:, None]) * x0 + t[:, None] * x1)
     assert_close(loss, (x1 - x0).square().sum(1).mean())
-    assert_close(cfm_loss(spy, Line(), x1, generator=generator(7)), loss)
+    assert_close(cfm_loss(spy, Line(), x1, generator=seeded(7)), loss)
 
 
 def test_given_times_and_noise_are_used():
     """Catches an argument that is drawn although it is given."""
     x1, x0 = points(5, 3), points(5, 3, seed=3)
-    only_noise = cfm_loss(field, Line(), x1, x0=x0, generator=generator(7))
-    t = 0.25 + 0.5 * torch.rand(5, generator=generator(7), dtype=F64)
+    only_noise = cfm_loss(field, Line(), x1, x0=x0, generator=seeded(7))
+    t = 0.25 + 0.5 * torch.rand(5, generator=seeded(7), dtype=F64)
     assert_close(only_noise, cfm_loss(field, Line(), x1, x0=x0, t=t))
-    only_time = cfm_loss(field, Line(), x1, t=t, generator=generator(7))
-    x0 = torch.randn(5, 3, generator=generator(7), dtype=F64)
+    only_time = cfm_loss(field, Line(), x1, t=t, generator=seeded(7))
+    x0 = points(5, 3, seed=7)
     assert_close(only_time, cfm_loss(field, Line(), x1, x0=x0, t=t))
 
 
@@ -228,7 +220,7 @@ def test_loss_floor_of_a_gaussian():
         return (2 * t - 1)[:, None] * x / (t**2 + (1 - t) ** 2)[:, None]
 
     marginal = SimpleNamespace(velocity=velocity)
-    floor = loss_floor(path, marginal, points(4_000, 1), generator=generator(3))
+    floor = loss_floor(path, marginal, points(4_000, 1), generator=seeded(3))
     assert abs(floor.value - math.pi / 2) < 4 * floor.standard_error < 0.2
     assert not isinstance(floor.value, torch.Tensor)
 
@@ -243,15 +235,13 @@ def test_noise_is_the_prior_s_also_where_that_is_wide():
         return (sigma * dsigma / seen["variance"])[:, None] * x
 
     x1 = points(20_000, 1)
-    floor = loss_floor(
-        path, SimpleNamespace(velocity=velocity), x1, generator=generator()
-    )
+    floor = loss_floor(path, SimpleNamespace(velocity=velocity), x1, generator=seeded())
     whitened = seen["x"][:, 0].square() / seen["variance"]  # χ²(1): variance 2
     assert abs(whitened.mean() - 1) < 4 * math.sqrt(2 / len(x1))
     # ½ L ln((1 + σ_max²) / (1 + σ_min²)), L = ln(σ_max / σ_min)
     closed = 0.5 * math.log(50) * math.log((1 + 25) / (1 + 0.01))
     assert abs(floor.value - closed) < 4 * floor.standard_error < 0.5
-    loss = cfm_loss(velocity, path, x1, generator=generator())
+    loss = cfm_loss(velocity, path, x1, generator=seeded())
     assert loss.item() == pytest.approx(floor.value, rel=1e-12)
 
 
@@ -315,8 +305,8 @@ def test_a_number_t_is_for_the_path_to_refuse():
     path, x1 = VPPath(), points(5, 3)
     marginal = SimpleNamespace(velocity=lambda x, t: x)
     for loss in (
-        lambda t: cfm_loss(field, path, x1, t=t, generator=generator()),
-        lambda t: loss_floor(path, marginal, x1, t=t, generator=generator()).value,
+        lambda t: cfm_loss(field, path, x1, t=t, generator=seeded()),
+        lambda t: loss_floor(path, marginal, x1, t=t, generator=seeded()).value,
     ):
         with pytest.raises(ValueError, match="infinite speed at t = 1"):
             loss(1.0)
@@ -335,9 +325,9 @@ def test_a_triple_with_any_law():
     def displacement(x, t):  # x_t = 1.5 t + (1 − t/2) z, of U = 1.5 − z/2
         return 1.5 - 0.5 * (x - 1.5 * t[:, None]) / (1 - 0.5 * t)[:, None]
 
-    paired = cfm_loss(displacement, path, 1.5 + 0.5 * z, x0=z, generator=generator())
+    paired = cfm_loss(displacement, path, 1.5 + 0.5 * z, x0=z, generator=seeded())
     assert paired < 1e-28
     shuffled = cfm_loss(
-        displacement, path, 1.5 + 0.5 * z, x0=z.roll(1, 0), generator=generator()
+        displacement, path, 1.5 + 0.5 * z, x0=z.roll(1, 0), generator=seeded()
     )
     assert shuffled > math.pi / 4

@@ -12,13 +12,7 @@ from flowbook.notation import Schedule
 from flowbook.paths import VPPath
 from flowbook.toy import GaussianMixture
 
-F64 = torch.float64
-
-
-def points(*shape: int, dtype=F64, seed: int = 1) -> torch.Tensor:
-    gen = torch.Generator().manual_seed(seed)
-    return torch.randn(shape, generator=gen, dtype=dtype)
-
+from ..given import F64, points
 
 # Four functions with nothing in common, so that one in the place of another is seen.
 skew_parts = {

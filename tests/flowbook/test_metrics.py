@@ -18,13 +18,7 @@ from flowbook.metrics import (
     sliced_wasserstein,
 )
 
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def draw(*shape, seed=0, dtype=torch.float64):
-    return torch.randn(*shape, generator=seeded(seed), dtype=dtype)
+from ..given import draw, seeded
 
 
 def by_means(x, y):

@@ -8,11 +8,7 @@ from torch.testing import assert_close
 
 from flowbook.networks import MLP, time_features, time_frequencies
 
-F64 = torch.float64
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+from ..given import F64, draw, seeded
 
 
 def random_mlp(shape, dtype=F64, **sizes) -> MLP:
@@ -82,7 +78,7 @@ def by_hand(model: MLP, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
 def test_mlp_is_a_perceptron_and_a_gate(shape):
     """Catches the gate dropped or subtracted, features swapped for points."""
     model = random_mlp(shape, width=7, depth=2, frequencies=3)
-    x = torch.randn(5, *model.shape, generator=seeded(2), dtype=F64)
+    x = draw(5, *model.shape, seed=2)
     t = torch.rand(5, generator=seeded(3), dtype=F64)
     assert_close(model(x, t), by_hand(model, x, t))
 
@@ -112,7 +108,7 @@ def test_starts_at_zero_and_can_learn():
 def test_time_is_a_number_or_one_per_sample():
     """Catches all samples given the first one's time."""
     model = random_mlp(2, width=8)
-    x = torch.randn(4, 2, generator=seeded(), dtype=F64)
+    x = draw(4, 2)
     t = torch.tensor([0.0, 0.2, 0.7, 1.0], dtype=F64)
     each = torch.cat([model(x[i : i + 1], t[i].item()) for i in range(4)])
     assert_close(model(x, t), each)

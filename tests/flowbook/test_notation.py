@@ -17,12 +17,9 @@ from flowbook.notation import (
     time_per_sample,
 )
 
+from ..given import draw
+
 SHAPES = [(5,), (5, 1), (5, 3), (3, 3), (5, 2, 3, 4), (1, 1)]
-
-
-def draw(*shape, seed=0, dtype=torch.float64):
-    g = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=g, dtype=dtype)
 
 
 def times(B, dtype=torch.float64):

@@ -20,6 +20,8 @@ from flowbook.paths import (
     straightness,
 )
 
+from ..given import seeded
+
 PATHS = [
     OTPath(),
     OTPath(0.1),
@@ -48,7 +50,7 @@ def named(value):
 
 
 def batch(shape=(6, 3), dtype=torch.float64):
-    g = torch.Generator().manual_seed(4)
+    g = seeded(4)
     x0, x1 = torch.randn(2, *shape, generator=g, dtype=dtype).unbind()
     return x0, x1
 

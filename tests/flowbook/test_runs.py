@@ -29,11 +29,10 @@ from flowbook.runs import (
     latest_for_all,
     require_same_run,
 )
-from press.settings import ROOT
 
 from ..folders import folder
-
-F64 = torch.float64
+from ..given import F64
+from ..runs import ENV
 
 
 class Scaler:
@@ -322,7 +321,7 @@ def test_weights_with_two_names():
     assert not (tree["model"]["1.weight"] == 3).any()
 
 
-class Process:
+class OneOfTwo:
     """Stands in for accelerate in one of two processes; the other says `said`."""
 
     num_processes, device = 2, "cpu"
@@ -339,11 +338,11 @@ def test_who_writes():
     where, state, asked = folder(), begun(), []
     to_tree = state.to_tree
     state.to_tree = lambda kept: asked.append(kept) or to_tree(kept=kept)
-    Checkpointer(where, {}, Process(False, 0, 0)).save(state)
+    Checkpointer(where, {}, OneOfTwo(False, 0, 0)).save(state)
     assert asked == [False] and not checkpoints(where)
     Checkpointer(None, {}).save(state)
     assert asked == [False] and Checkpointer(None, {}).kept() == ""
-    Checkpointer(where, {}, Process(True, 0, 0)).save(state)
+    Checkpointer(where, {}, OneOfTwo(True, 0, 0)).save(state)
     Checkpointer(where, {}).save(take(begun(), 2))
     assert asked == [False, True] and [*checkpoints(where)] == [0, 2]
 
@@ -353,13 +352,13 @@ def test_one_that_cannot_go_on():
     where, state = folder(), begun()
     state.done = 4
     with pytest.raises(FloatingPointError, match="weights after step 3"):
-        Checkpointer(where, {}, Process(True, 1)).save(
+        Checkpointer(where, {}, OneOfTwo(True, 1)).save(
             state
         )  # the other's part is spoilt
     with pytest.raises(OSError, match="the first process couldn't write"):
-        Checkpointer(where, {}, Process(False, 0, 1)).save(state)
+        Checkpointer(where, {}, OneOfTwo(False, 0, 1)).save(state)
     with pytest.raises(TypeError, match="can't hold"):
-        first = Process(True, 0, 0)
+        first = OneOfTwo(True, 0, 0)
         Checkpointer(where, {"path": object()}, first).save(state)
     assert not first.said and not checkpoints(where)  # it has told the other
 
@@ -454,7 +453,6 @@ train(
 )
 print("done", flush=True)
 """
-ENV = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
 def start(folder: Path, steps: int, every: int) -> subprocess.Popen:

@@ -9,26 +9,17 @@ from torch.testing import assert_close
 from flowbook.sampling import sample, time_grid
 from flowbook.solvers import RK4, Dopri5, Euler, Heun, Midpoint, solve
 
-F64 = torch.float64
-
-
-def swirl(x, t):
-    first = torch.sin(2 * x[:, 1]) + t * x[:, 0] / 2
-    return torch.stack([first, x[:, 0] + torch.sin(x[:, 1] + t)], 1)
-
-
-def points(dtype=F64):
-    return torch.randn(5, 2, generator=torch.Generator().manual_seed(0), dtype=dtype)
+from ..given import F64, draw, swirl
 
 
 def test_default_is_fifty_midpoint_steps():
     """Catches another default method, count or direction of time."""
-    x, h = points(), 1 / 50
+    x, h = draw(5, 2), 1 / 50
     for k in range(50):
         t = torch.full((5,), k * h, dtype=F64)
         x = x + h * swirl(x + h / 2 * swirl(x, t), t + h / 2)
-    assert_close(sample(swirl, points()), x)
-    assert_close(sample(swirl, points(), Midpoint(50)), x)
+    assert_close(sample(swirl, draw(5, 2)), x)
+    assert_close(sample(swirl, draw(5, 2), Midpoint(50)), x)
 
 
 @pytest.mark.parametrize("method", [Euler, Midpoint, Heun, RK4, Dopri5])
@@ -39,8 +30,8 @@ def test_the_solver_and_the_span_reach_solve(method):
         solvers = [Dopri5(), Dopri5(1e-2, 1e-9), Dopri5(1e-9, 1e-2)]
     found = []
     for solver in solvers:
-        found.append(sample(swirl, points(), solver, t_span=(0.9, 0.2)))
-        run = solve(swirl, points(), solver, t0=0.9, t1=0.2)
+        found.append(sample(swirl, draw(5, 2), solver, t_span=(0.9, 0.2)))
+        run = solve(swirl, draw(5, 2), solver, t0=0.9, t1=0.2)
         assert_close(found[-1], run.x, rtol=0, atol=0)
     assert not torch.equal(found[0], found[1])
     assert not torch.equal(found[1], found[2])
@@ -64,16 +55,16 @@ def test_no_gradient_and_no_mode_is_changed():
         net.train(training)
         x = sample(lambda x, t: net(x), x0, Midpoint(2))
         assert not x.requires_grad and net.training == net[1].training == training
-    assert sample(lambda x, t: -x, points()).requires_grad is False
+    assert sample(lambda x, t: -x, draw(5, 2)).requires_grad is False
     with torch.enable_grad():
         assert (x0 * 1).requires_grad  # the caller's mode is as it was
 
 
 def test_round_trip():
     """Catches a t_span read in the wrong order."""
-    there = sample(swirl, points(), RK4(100))
+    there = sample(swirl, draw(5, 2), RK4(100))
     back = sample(swirl, there, RK4(100), t_span=(1.0, 0.0))
-    assert_close(back, points(), rtol=0, atol=1e-6)
+    assert_close(back, draw(5, 2), rtol=0, atol=1e-6)
 
 
 def test_time_grids():
@@ -88,8 +79,8 @@ def test_time_grids():
         assert grid[0] == 0 and grid[-1] == 1
         assert_close(time_grid(kind, 4, t_span=(0.9, 0.1)), 0.9 - 0.8 * want)
         assert_close(time_grid(kind, 1), torch.tensor([0, 1], dtype=F64))
-        x = sample(swirl, points(), Midpoint(grid=time_grid(kind, 200)))
-        assert_close(x, sample(swirl, points(), Dopri5()), rtol=0, atol=1e-3)
+        x = sample(swirl, draw(5, 2), Midpoint(grid=time_grid(kind, 200)))
+        assert_close(x, sample(swirl, draw(5, 2), Dopri5()), rtol=0, atol=1e-3)
 
 
 def test_bad_input():
@@ -100,9 +91,9 @@ def test_bad_input():
         (Midpoint(grid=[0, 0.5]), ValueError, "must run from"),
     ]:
         with pytest.raises(error, match=words):
-            sample(swirl, points(), solver)
+            sample(swirl, draw(5, 2), solver)
     with pytest.raises(ValueError, match="x0 must be finite"):
-        sample(swirl, points() / 0)
+        sample(swirl, draw(5, 2) / 0)
     with pytest.raises(ValueError, match="uniform, cosine, logit, got 'sine'"):
         time_grid("sine", 3)
     for steps, error in ((0, ValueError), (2.5, TypeError), (True, TypeError)):

@@ -34,7 +34,8 @@ from flowbook.training import CosineLR, train
 
 from ..crew import Crew, signal_at_line
 from ..folders import folder
-from ..runs import F64, Drops, drawn, equal_runs, network, points, seeded, short_run
+from ..given import F64, seeded
+from ..runs import REFUSED, Drops, drawn, equal_runs, examples, network, short_run
 
 
 def test_the_generator_alone_is_what_is_seeded():
@@ -65,7 +66,7 @@ def test_dropout_differs_from_step_to_step():
     short_run(model=model)
     assert len({tuple(x.tolist()) for x in seen}) == len(seen)
     seed = draw_seeds(seeded(3))[0]
-    t, _ = draw_step(seed, 0, points(3), lambda u: u)
+    t, _ = draw_step(seed, 0, examples(3), lambda u: u)
     assert not torch.equal(seen[0], t)
     g = seeded(
         other_seed(seed, "layers", 5, 0)
@@ -187,8 +188,8 @@ def test_resumes_without_a_generator():
         ({"clip": 2.0}, "clip: None there, 2.0 here"),
         ({"times": "stratified"}, "times: uniform there, stratified here"),
         ({"path": CosinePath()}, r"path: OTPath.* there, CosinePath\(\) here"),
-        ({"data": points(12)}, r"points: \[11, 3\] there, \[12, 3\] here"),
-        ({"data": points(11) + 1}, r"\(data: \w+ there, \w+ here\)"),
+        ({"data": examples(12)}, r"points: \[11, 3\] there, \[12, 3\] here"),
+        ({"data": examples(11) + 1}, r"\(data: \w+ there, \w+ here\)"),
         (
             {"model": network().float(), "precision": "bf16"},
             "precision: no there, bf16",
@@ -350,7 +351,7 @@ def test_a_folder_that_cannot_be_written():
 
 def test_data_follow_the_model():
     """Catches float64 data that stop a float32 network, or that are changed."""
-    data = points(6)
+    data = examples(6)
     before = data.clone()
     run = train(
         network().float(), OTPath(), data, steps=2, batch_size=3, progress=False
@@ -363,11 +364,11 @@ def test_the_bar():
     """Catches a bar that stays silent, or speaks when told not to; a wrong mean."""
     shown, silent = io.StringIO(), io.StringIO()
     with contextlib.redirect_stderr(shown):
-        run = train(network(), OTPath(), points(), steps=53, batch_size=4)
+        run = train(network(), OTPath(), examples(), steps=53, batch_size=4)
     assert "53/53" in shown.getvalue()
     assert f"loss={run.losses[-50:].mean():.4g}" in shown.getvalue()
     with contextlib.redirect_stderr(silent):
-        train(network(), OTPath(), points(), steps=2, batch_size=4, progress=False)
+        train(network(), OTPath(), examples(), steps=2, batch_size=4, progress=False)
     assert silent.getvalue() == ""
     with progress_bar(3, shown=False) as bar:
         assert bar.disable
@@ -394,7 +395,7 @@ def test_stops_at_a_loss_that_is_not_finite(step, steps, made):
     """Catches a check at the end only; the last bad step named, not the first."""
     model = Breaks(step)
     with pytest.raises(FloatingPointError, match=f"loss of step {step} is nan"):
-        train(model, OTPath(), points(), steps=steps, batch_size=4, progress=False)
+        train(model, OTPath(), examples(), steps=steps, batch_size=4, progress=False)
     assert model.calls == step - made
 
 
@@ -410,28 +411,16 @@ def test_infinite_losses():
 @pytest.mark.parametrize(
     ("data", "error", "match"),
     [
-        ("integers", TypeError, "data must be floating point"),
-        ("list", TypeError, "data must be a tensor, got list"),
-        ("nan", ValueError, "data must be finite, got 1 NaN"),
-        ("flat", ValueError, r"x must have shape \(B, 3\), got \(4,\)"),
-        ("empty", ValueError, "at least one point, got none"),
-        ("few", ValueError, r"\[1, 3\], the number of points in data, got 4"),
+        *REFUSED,
+        (examples(6)[:, 0], ValueError, r"x must have shape \(B, 3\), got \(4,\)"),
+        (examples(6)[:0], ValueError, "at least one point, got none"),
+        (examples(3), ValueError, r"\[1, 3\], the number of points in data, got 4"),
     ],
 )
 def test_refuses_data(data, error, match):
     """Catches bad data that fails in the thousandth step, or never."""
-    nan = points(6)
-    nan[4, 1] = math.nan
-    given = {
-        "integers": torch.zeros(6, 3, dtype=torch.int64),
-        "list": [[1.0, 2.0, 3.0]] * 6,
-        "nan": nan,
-        "flat": points(6)[:, 0],
-        "empty": points(6)[:0],
-        "few": points(3),
-    }[data]
     with pytest.raises(error, match=match):
-        train(network(), OTPath(), given, steps=1, batch_size=4, progress=False)
+        train(network(), OTPath(), data, steps=1, batch_size=4, progress=False)
 
 
 @pytest.mark.parametrize("model", [nn.Identity(), network().requires_grad_(False)])
@@ -509,7 +498,7 @@ class Two:
 def opened(steps, **options):
     """A session that saves nothing."""
     given = {"batch_size": 4, "settings": {}, "progress": False, **options}
-    return Session(network(), OTPath(), points(), steps=steps, **given)
+    return Session(network(), OTPath(), examples(), steps=steps, **given)
 
 
 def watched(steps, *, done=0, asked_at=None, every=1000, **options):
@@ -576,7 +565,7 @@ def test_what_a_hook_is_shown():
 
 def test_a_hook_changes_nothing():
     """Catches draws or a mode of the hook's that the next step feels."""
-    data = (points(), torch.arange(11))
+    data = (examples(), torch.arange(11))
 
     class Labelled(Drops):
         def forward(self, x, t, y=None):
@@ -736,7 +725,7 @@ def test_a_span_that_begins_later():
     short_run(
         path=types.SimpleNamespace(t_span=(0.25, 0.75), prior_std=1.0), loss=watching
     )
-    times = [drawn(draw_seeds(seeded(3)), k, points(), 4)[1] for k in range(6)]
+    times = [drawn(draw_seeds(seeded(3)), k, examples(), 4)[1] for k in range(6)]
     assert_close(torch.stack(seen), 0.25 + 0.5 * torch.stack(times))
 
 
@@ -750,7 +739,7 @@ def test_the_noise_is_the_prior_s():
 
     span = {"t_span": (0.0, 1.0), "prior_std": 5.0}
     short_run(path=types.SimpleNamespace(**span), loss=watching)
-    noise = [drawn(draw_seeds(seeded(3)), k, points(), 4)[2] for k in range(6)]
+    noise = [drawn(draw_seeds(seeded(3)), k, examples(), 4)[2] for k in range(6)]
     assert_close(torch.stack(seen), 5 * torch.stack(noise))
 
 
@@ -767,7 +756,7 @@ def test_the_second_of_three_processes():
         short_run(1, steps=3, batch_size=6, loss=watching)
     for step, (seed, *found) in enumerate(seen):
         assert seed == other_seed(seeds[0], "layers", step, 1)
-        for part, whole in zip(found, drawn(seeds, step, points(), 6), strict=True):
+        for part, whole in zip(found, drawn(seeds, step, examples(), 6), strict=True):
             assert torch.equal(part, whole[2:4])
 
 
@@ -805,7 +794,7 @@ class Jittered(Dataset):
         return 11
 
     def __getitem__(self, row):
-        return points()[row] + torch.randn(3, dtype=F64)
+        return examples()[row] + torch.randn(3, dtype=F64)
 
 
 @contextlib.contextmanager
@@ -855,7 +844,7 @@ def test_a_share_of_a_dataset_with_random_transforms(where):
             short_run(1, **given)
     for part, whole in zip(seen, alone, strict=True):
         assert torch.equal(part, whole[2:4])
-    order = [drawn(draw_seeds(seeded(1)), step, points(), 6)[0] for step in range(3)]
+    order = [drawn(draw_seeds(seeded(1)), step, examples(), 6)[0] for step in range(3)]
     moved = torch.stack(alone) - torch.stack(order)
     assert len(moved.flatten().unique()) == moved.numel()
 
@@ -983,18 +972,6 @@ def trained_together(process, received):
     with contextlib.suppress(SystemExit):
         short_run(1, Columns(model), steps=3, **given)
     return len(taken)
-
-
-def stops_well(work, rank: int) -> set[int]:
-    """Attack each line of a process; return the steps at which both have stopped."""
-    ends, saved, early, lines = played(work, rank, 0)
-    assert ends == [5, 5] and saved == [4, 5] and not early
-    reached = set()
-    for moment in range(1, lines + 1):
-        (one, two), saved, early, _ = played(work, rank, moment)
-        assert one == two and saved[-1] == one and not early, (moment, one, two, saved)
-        reached.add(one)
-    return reached
 
 
 def looked_at_together(hooks):

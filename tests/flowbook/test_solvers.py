@@ -17,7 +17,8 @@ from flowbook.solvers import (
     solve,
 )
 
-F64 = torch.float64
+from ..given import F64, draw, swirl
+
 FIXED = [Euler, Midpoint, Heun, RK4]
 TABLEAUX = {  # c, A, b, from the textbook
     Euler: ([0], [[]], [1]),
@@ -41,15 +42,6 @@ DP_A = [
     [35 / 384, 0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84],
 ]
 DP_4 = [5179 / 57600, 0, 7571 / 16695, 393 / 640, -92097 / 339200, 187 / 2100, 1 / 40]
-
-
-def swirl(x, t):
-    first = torch.sin(2 * x[:, 1]) + t * x[:, 0] / 2
-    return torch.stack([first, x[:, 0] + torch.sin(x[:, 1] + t)], 1)
-
-
-def points(n=5, d=2, dtype=F64, seed=0):
-    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
 def rms(v, scale):
@@ -106,7 +98,7 @@ def test_tableau(method):
     """Catches a changed weight, node or factor h in any step function."""
     c, a, b = TABLEAUX[method]
     stages, asked, t, h = len(c), [], 0.25, 0.5
-    x0 = points(1, stages)
+    x0 = draw(1, stages)
 
     def spy(x, s):
         asked.append((x, s))
@@ -183,24 +175,25 @@ def test_times_stay_inside_in_float32(method, t1):
 def test_steps_are_a_uniform_grid_and_grids_are_followed():
     """Catches a grid that is ignored, and a step that isn't the grid's difference."""
     grid = torch.tensor([0.0, 0.1, 0.4, 1.0], dtype=F64)
-    run = solve(swirl, points(), Euler(grid=grid))
-    x = points()
+    run = solve(swirl, draw(5, 2), Euler(grid=grid))
+    x = draw(5, 2)
     for a, b in ((0.0, 0.1), (0.1, 0.4), (0.4, 1.0)):
         x = x + (b - a) * swirl(x, torch.full((5,), a, dtype=F64))
     assert_close(run.x, x)
     assert_close(run.t[:, 0], grid)
-    back = solve(swirl, points(), Heun(grid=[1, 0.5, 0]), t0=1, t1=0)
-    assert_close(back.x, solve(swirl, points(), Heun(2), t0=1, t1=0).x)
-    equal = solve(swirl, points(), Heun(grid=[0, 0.25, 0.5, 0.75, 1]))
-    assert_close(equal.x, solve(swirl, points(), Heun(4)).x)
+    back = solve(swirl, draw(5, 2), Heun(grid=[1, 0.5, 0]), t0=1, t1=0)
+    assert_close(back.x, solve(swirl, draw(5, 2), Heun(2), t0=1, t1=0).x)
+    equal = solve(swirl, draw(5, 2), Heun(grid=[0, 0.25, 0.5, 0.75, 1]))
+    assert_close(equal.x, solve(swirl, draw(5, 2), Heun(4)).x)
 
 
 @pytest.mark.parametrize("solver", [*(m(400) for m in FIXED), Dopri5(1e-8, 1e-8)])
 def test_backwards(solver):
     """Catches a lost sign of h: there and back must be the identity."""
-    there = solve(swirl, points(), solver, t0=0.2, t1=1)
+    there = solve(swirl, draw(5, 2), solver, t0=0.2, t1=1)
     back = solve(swirl, there.x, solver, t0=1, t1=0.2)
-    assert_close(back.x, points(), rtol=0, atol=1e-2 if solver == Euler(400) else 1e-4)
+    atol = 1e-2 if solver == Euler(400) else 1e-4
+    assert_close(back.x, draw(5, 2), rtol=0, atol=atol)
     assert_close(back.t[-1], torch.full((5,), 0.2, dtype=F64))
 
 
@@ -220,19 +213,19 @@ def cliff(x, t):  # not a number beyond x = 0.7, where no path goes
 
 
 CASES = {
-    "swirl": (swirl, points(3), 0.0, 1.0, 1e-5, 1e-5),
-    "backwards": (swirl, points(3), 1.0, 0.25, 1e-6, 1e-7),
-    "loose": (swirl, points(3), 0.0, 1.0, 3e-2, 1e-3),
-    "flat, then a bump": (bump, points(3), 0.0, 1.0, 1e-4, 1e-6),
-    "jump": (jump, points(3), 0.0, 1.0, 1e-5, 1e-5),
-    "at the origin": (swirl, 0 * points(2), 0.0, 1.0, 1e-5, 1e-5),
-    "near the origin": (lambda x, t: 1 - x, 1.06e-10 + 0 * points(2, 1), 0, 1, 0, 1e-5),
-    "at rest": (lambda x, t: 0 * x, points(2), 0.0, 1.0, 1e-5, 1e-5),
-    "nearly at rest": (lambda x, t: 1.06e-10 + 0 * x, points(2), 0, 1, 0.0, 1e-5),
-    "from rest": (lambda x, t: t[:, None] + 0 * x, points(2), 0, 1, 0.0, 1e-5),
-    "short": (swirl, points(2), 0.3, 0.3 + 1e-7, 1e-5, 1e-5),
-    "short span, far": (lambda x, t: 0.01 * x, 1e3 + points(2), 0, 0.5, 1e-5, 1e-9),
-    "a cliff": (cliff, 0.01 * points(2, 1).abs(), 0.0, 1.0, 1e-2, 1e-2),
+    "swirl": (swirl, draw(3, 2), 0.0, 1.0, 1e-5, 1e-5),
+    "backwards": (swirl, draw(3, 2), 1.0, 0.25, 1e-6, 1e-7),
+    "loose": (swirl, draw(3, 2), 0.0, 1.0, 3e-2, 1e-3),
+    "flat, then a bump": (bump, draw(3, 2), 0.0, 1.0, 1e-4, 1e-6),
+    "jump": (jump, draw(3, 2), 0.0, 1.0, 1e-5, 1e-5),
+    "at the origin": (swirl, 0 * draw(2, 2), 0.0, 1.0, 1e-5, 1e-5),
+    "near the origin": (lambda x, t: 1 - x, 1.06e-10 + 0 * draw(2, 1), 0, 1, 0, 1e-5),
+    "at rest": (lambda x, t: 0 * x, draw(2, 2), 0.0, 1.0, 1e-5, 1e-5),
+    "nearly at rest": (lambda x, t: 1.06e-10 + 0 * x, draw(2, 2), 0, 1, 0.0, 1e-5),
+    "from rest": (lambda x, t: t[:, None] + 0 * x, draw(2, 2), 0, 1, 0.0, 1e-5),
+    "short": (swirl, draw(2, 2), 0.3, 0.3 + 1e-7, 1e-5, 1e-5),
+    "short span, far": (lambda x, t: 0.01 * x, 1e3 + draw(2, 2), 0, 0.5, 1e-5, 1e-9),
+    "a cliff": (cliff, 0.01 * draw(2, 1).abs(), 0.0, 1.0, 1e-2, 1e-2),
 }
 
 
@@ -251,7 +244,7 @@ def test_dopri5_against_its_scalar_twin(name):
 
 def test_samples_do_not_influence_each_other():
     """Catches an error norm, or a step, shared over the batch."""
-    x0 = points(7) * torch.logspace(-2, 1, 7, dtype=F64)[:, None]
+    x0 = draw(7, 2) * torch.logspace(-2, 1, 7, dtype=F64)[:, None]
     batch = solve(swirl, x0, trajectory=True)
     assert len(set(batch.nfe.tolist())) > 1
     for b in range(7):
@@ -270,7 +263,7 @@ def test_calls_are_the_largest_nfe_and_the_batch_is_whole():
         calls.append(x.shape[0] == len(labels) == len(t))
         return swirl(x, t) * (1 + labels[:, None])
 
-    run = solve(field, points(7))
+    run = solve(field, draw(7, 2))
     assert all(calls) and len(calls) == run.nfe.max() == run.calls
     assert type(run.calls) is int
     assert run.nfe.min() < run.nfe.max()
@@ -292,7 +285,7 @@ def two_gaussians(x, t):
 def test_fixed_steps_as_in_torchdiffeq(solver, theirs):
     """Catches a slip that the code shares with its own tableau."""
     torchdiffeq = pytest.importorskip("torchdiffeq")
-    x0, ends = points(6, seed=1), torch.tensor([0.0, 1.0], dtype=F64)
+    x0, ends = draw(6, 2, seed=1), torch.tensor([0.0, 1.0], dtype=F64)
     options = {"method": theirs, "options": {"step_size": 0.1}}
     other = torchdiffeq.odeint(lambda t, x: swirl(x, t), x0, ends, **options)[-1]
     ours = solve(swirl, x0, solver).x
@@ -304,7 +297,7 @@ def test_fixed_steps_as_in_torchdiffeq(solver, theirs):
 def test_work_is_no_more_than_torchdiffeq():
     """Catches a controller that wastes steps, or misses the tolerance."""
     torchdiffeq = pytest.importorskip("torchdiffeq")
-    x0, calls, ends = points(6, seed=1), 0, torch.tensor([0.0, 1.0], dtype=F64)
+    x0, calls, ends = draw(6, 2, seed=1), 0, torch.tensor([0.0, 1.0], dtype=F64)
     run = solve(two_gaussians, x0)
     truth = solve(two_gaussians, x0, Dopri5(1e-11, 1e-11)).x
     assert (run.x - truth).abs().max() < 5e-4
@@ -323,8 +316,7 @@ def test_work_is_no_more_than_torchdiffeq():
 @pytest.mark.parametrize(("dtype", "tol"), [(F64, 1e-8), (torch.float32, 1e-5)])
 def test_dopri5_shapes_and_dtypes(shape, dtype, tol):
     """Catches a step that does not broadcast over the data dimensions."""
-    g = torch.Generator().manual_seed(0)
-    x0 = torch.randn(shape, generator=g, dtype=dtype)
+    x0 = draw(*shape, dtype=dtype)
     wide = [1] * (len(shape) - 1)
     run = solve(lambda x, t: x * t.view(5, *wide), x0, Dopri5(tol, tol))
     assert_close(run.x, x0 * math.exp(0.5), rtol=10 * tol, atol=10 * tol)
@@ -339,25 +331,25 @@ def test_gradient(solver):
     def end(x):
         return solve(lambda x, t: x @ a.T, x[None], solver).x[0]
 
-    jacobian = torch.autograd.functional.jacobian(end, points(1)[0])
+    jacobian = torch.autograd.functional.jacobian(end, draw(1, 2)[0])
     assert_close(jacobian, torch.matrix_exp(a), rtol=0, atol=1e-7)
 
 
 def test_no_time_no_work():
     """Catches a division by a span of zero, and x0 handed back as the end point."""
-    x0 = points()
+    x0 = draw(5, 2)
     for solver, calls in ((Dopri5(), 0), (RK4(1), 4)):
         run = solve(swirl, x0, solver, t0=0.5, t1=0.5)
         assert_close(run.x, x0, rtol=0, atol=0)
         run.x.zero_()
-        assert_close(x0, points(), rtol=0, atol=0)
+        assert_close(x0, draw(5, 2), rtol=0, atol=0)
         assert_close(run.nfe, torch.full((5,), calls))
         assert run.calls == calls
 
 
 def test_solutions_can_be_compared():
     """Catches an == that asks for the truth of a tensor."""
-    run, other = (solve(swirl, points(), Euler(1)) for _ in range(2))
+    run, other = (solve(swirl, draw(5, 2), Euler(1)) for _ in range(2))
     assert run == run and run != other and len({run, other}) == 2
 
 
@@ -373,7 +365,7 @@ def test_blow_up_is_named():
         # no step over the jump will do, and one below rounding must not be "accepted"
         solve(lambda x, t: torch.where(t > 0.5, 1e20, 1.0).to(t)[:, None] + 0 * x, x0)
     with pytest.raises(RuntimeError, match=r"in 2 steps \(max_steps = 2\)"):
-        solve(swirl, points(), Dopri5(max_steps=2))
+        solve(swirl, draw(5, 2), Dopri5(max_steps=2))
     with pytest.raises(RuntimeError, match=r"2 of 2 samples .* at t = -0\.25"):
         solve(lambda x, t: -(x**2), x0[1:], t0=0, t1=-1)
     with pytest.raises(RuntimeError, match="Euler left the finite numbers"):
@@ -383,13 +375,13 @@ def test_blow_up_is_named():
         solve(lambda x, t: x**2, 1e150 + 0 * x0, RK4(1))
     over = solve(lambda x, t: x**2, x0[1:2], Euler(10)).x.item()
     assert round(over) == 1_103_253  # as documented: a number, and no solution
-    enough = int((solve(swirl, points(1)).nfe.item() - 2) / 6)
-    assert solve(swirl, points(1), Dopri5(max_steps=enough)).t[-1] == 1
+    enough = int((solve(swirl, draw(1, 2)).nfe.item() - 2) / 6)
+    assert solve(swirl, draw(1, 2), Dopri5(max_steps=enough)).t[-1] == 1
 
 
 def test_bad_points_and_fields():
     """Catches a validation that was dropped."""
-    x0 = points()
+    x0 = draw(5, 2)
     for bad, error, words in [
         (x0.tolist(), TypeError, "x0 must be a tensor"),
         (torch.ones(5, 2, dtype=torch.int64), TypeError, "x0 must be floating point"),
@@ -451,12 +443,12 @@ def test_bad_tolerances():
     ]:
         with pytest.raises(error, match=words):
             Dopri5(**arguments)
-    assert Dopri5(rtol=0, atol=1).allowed(points()).unique().tolist() == [1]
+    assert Dopri5(rtol=0, atol=1).allowed(draw(5, 2)).unique().tolist() == [1]
 
 
 def test_bad_options():
     """Catches a solver that is no solver, and a grid of another span."""
-    x0, over = points(), [0, 1 + 2e-7, 1 + 5e-7]  # beyond t1, its end moved onto it
+    x0, over = draw(5, 2), [0, 1 + 2e-7, 1 + 5e-7]  # beyond t1, its end moved onto it
     for solver, error, words in [
         ("rk4", TypeError, "Euler, Midpoint, Heun, RK4 or Dopri5, .* got 'rk4'"),
         (Euler, TypeError, r"as Euler\(10\), got <class"),
@@ -507,15 +499,16 @@ def test_a_method_of_your_own():
             k3 = field(x + 2 * h / 3 * k2, t + 2 * h / 3)
             return x + h / 4 * (k1 + 3 * k3)
 
-    run = solve(swirl, points(), Third(20))
+    run = solve(swirl, draw(5, 2), Third(20))
     assert run.calls == 60 == run.nfe.max()
-    assert_close(run.x, solve(swirl, points(), Dopri5(1e-9, 1e-9)).x, rtol=0, atol=1e-3)
+    expected = solve(swirl, draw(5, 2), Dopri5(1e-9, 1e-9)).x
+    assert_close(run.x, expected, rtol=0, atol=1e-3)
 
 
 def test_defaults():
     """Catches another default tolerance or method."""
-    run = solve(swirl, points())
-    same = solve(swirl, points(), Dopri5(rtol=1e-5, atol=1e-5, max_steps=1000))
+    run = solve(swirl, draw(5, 2))
+    same = solve(swirl, draw(5, 2), Dopri5(rtol=1e-5, atol=1e-5, max_steps=1000))
     assert_close(run.x, same.x, rtol=0, atol=0)
     assert_close(run.t, same.t, rtol=0, atol=0)
     assert Dopri5() == Dopri5(1e-5, 1e-5, 1000, None)
@@ -541,7 +534,7 @@ def test_between_the_steps_as_in_the_textbook():
     """Catches a changed weight of the continuous extension, or a lost term."""
     from flowbook.solvers import _between
 
-    slopes, x, y = [points(seed=k) for k in range(7)], points(seed=8), points(seed=9)
+    *slopes, x, y = (draw(5, 2, seed=k) for k in range(9))
     s = torch.linspace(0, 1, 5, dtype=F64)[:, None]
     h = 2 * s - 1
     found = _between(x, y, h, slopes, s)
@@ -562,7 +555,7 @@ def test_states_at_the_times_of_a_grid(shape, t0, t1):
     def wide(x, t):  # each number turns on its own: any shape will do
         return torch.sin(3 * x) + torch.cos(9 * t).view(-1, *[1] * (x.ndim - 1))
 
-    x0 = torch.randn(shape, generator=torch.Generator().manual_seed(4), dtype=F64)
+    x0 = draw(*shape, seed=4)
     grid = torch.linspace(t0, t1, 33, dtype=F64)
     run = solve(wide, x0, Dopri5(1e-9, 1e-9, grid=grid), t0=t0, t1=t1, trajectory=True)
     plain = solve(wide, x0, Dopri5(1e-9, 1e-9), t0=t0, t1=t1)
@@ -581,15 +574,15 @@ def test_states_at_the_times_of_a_grid(shape, t0, t1):
 
 def test_a_grid_on_the_steps_gives_the_steps():
     """Catches an extension that is not exact where it must be."""
-    run = solve(swirl, points(1), trajectory=True)
+    run = solve(swirl, draw(1, 2), trajectory=True)
     taken = torch.cat([torch.tensor([True]), run.t[:, 0].diff() > 0])
-    again = solve(swirl, points(1), Dopri5(grid=run.t[taken, 0]), trajectory=True)
+    again = solve(swirl, draw(1, 2), Dopri5(grid=run.t[taken, 0]), trajectory=True)
     assert torch.equal(again.trajectory, run.trajectory[taken])
 
 
 def test_a_grid_in_float32_and_with_a_gradient():
     """Catches a time lost to rounding, a state not filled in, a gradient cut."""
-    x0 = points(64, dtype=torch.float32)
+    x0 = draw(64, 2, dtype=torch.float32)
     grid = torch.linspace(0, 1, 1001, dtype=F64) ** 2
     run = solve(swirl, x0, Dopri5(grid=grid), trajectory=True)
     assert run.trajectory.dtype == torch.float32
@@ -599,14 +592,14 @@ def test_a_grid_in_float32_and_with_a_gradient():
 
     def middle(rate):
         kept = solve(
-            lambda x, t: rate * x, points(), Dopri5(1e-9, 1e-9, grid=[0, 0.3, 1]),
+            lambda x, t: rate * x, draw(5, 2), Dopri5(1e-9, 1e-9, grid=[0, 0.3, 1]),
             trajectory=True,
         ).trajectory  # fmt: skip
         return kept[1].sum()
 
     rate = torch.tensor(0.7, dtype=F64, requires_grad=True)
     (slope,) = torch.autograd.grad(middle(rate), rate)
-    expected = 0.3 * math.exp(0.21) * points().sum()
+    expected = 0.3 * math.exp(0.21) * draw(5, 2).sum()
     assert_close(slope, expected, rtol=1e-6, atol=1e-6)
 
 
@@ -641,7 +634,7 @@ def test_dopri5_asks_for_no_time_outside_the_span(t1):
         asked.append(t)
         return -x * (1 + t[:, None])
 
-    x0, loose = points(300, dtype=torch.float32), Dopri5(1e-2, 1e-2)
+    x0, loose = draw(300, 2, dtype=torch.float32), Dopri5(1e-2, 1e-2)
     solve(field, x0, loose, t1=t1)
     solve(field, x0, loose, t0=t1, t1=0)
     asked = torch.stack(asked)

@@ -16,11 +16,9 @@ from flowbook.toy import (
     skewed_mixture,
 )
 
+from ..given import draw, seeded
+
 N = 20_000
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def mixture_3d(dtype=torch.float64):  # K = 2, d = 3, correlated, unequal weights
@@ -51,7 +49,7 @@ def in_standard_errors(terms, expected):
 def test_log_prob_against_torch_distributions(dtype, tolerance):
     """Catches a wrong normaliser, sign, factor ½ or weight."""
     law = mixture_3d().to(dtype)
-    x = torch.randn(5, 3, generator=seeded(), dtype=torch.float64).to(law.means)
+    x = draw(5, 3).to(law.means)
     expected = reference(law).log_prob(x)
     assert_close(law.log_prob(x), expected, rtol=tolerance, atol=tolerance)
     parts = law.component_log_prob(x)
@@ -71,7 +69,7 @@ def test_log_prob_far_away_in_float32():
 def test_score_is_the_gradient():
     """Catches a sign, the posterior without weights, C for its inverse."""
     law = mixture_3d()
-    x = torch.randn(5, 3, generator=seeded(), dtype=torch.float64, requires_grad=True)
+    x = draw(5, 3).requires_grad_()
     (expected,) = torch.autograd.grad(law.log_prob(x).sum(), x)
     assert_close(law.score(x), expected, rtol=1e-12, atol=1e-12)
 
@@ -290,11 +288,11 @@ def test_rings_have_the_density_that_the_page_states():
     assert (share - mass).abs().max() < dkw
 
 
-@pytest.mark.parametrize("draw", [sample_moons, sample_checkerboard, sample_rings])
+@pytest.mark.parametrize("sample", [sample_moons, sample_checkerboard, sample_rings])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_shown_laws_are_drawn_where_they_are_asked_for(draw, dtype):
+def test_shown_laws_are_drawn_where_they_are_asked_for(sample, dtype):
     """Catches a device or a dtype that one of the draws ignores."""
-    x = draw(5, dtype=dtype, device="meta")  # any tensor left on the CPU would raise
+    x = sample(5, dtype=dtype, device="meta")  # any tensor left on the CPU would raise
     assert x.shape == (5, 2) and x.dtype == dtype and x.device.type == "meta"
 
 

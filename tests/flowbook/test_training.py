@@ -17,7 +17,8 @@ from flowbook.paths import OTPath, VPPath
 from flowbook.training import CosineLR, ema_rate, train
 
 from ..folders import folder
-from ..runs import F64, drawn, network, points, seeded, short_run
+from ..given import F64, seeded
+from ..runs import drawn, examples, network, short_run
 
 
 def by_hand(model, path, data, steps, batch_size, lr, decay, seeds, clip=math.inf):
@@ -54,7 +55,7 @@ def by_hand(model, path, data, steps, batch_size, lr, decay, seeds, clip=math.in
 @pytest.mark.parametrize("clip", [None, 0.7])
 def test_train_is_the_loop_by_hand(decay, clip):
     """Catches lr, ema or clip ignored, t off its span, gradients that add up."""
-    path, data, seeds = VPPath(), points(11), draw_seeds(seeded(3))
+    path, data, seeds = VPPath(), examples(11), draw_seeds(seeded(3))
 
     def lr(step):
         return 0.02 / (1 + step)
@@ -74,7 +75,7 @@ def test_train_is_the_loop_by_hand(decay, clip):
 
 def test_to_the_last_bit():
     """Catches another order of the draws; Adam with other defaults."""
-    path, data, seeds = OTPath(), points(9), draw_seeds(seeded(4))
+    path, data, seeds = OTPath(), examples(9), draw_seeds(seeded(4))
     expected = network()
     optimiser = torch.optim.Adam(expected.parameters(), lr=1e-3)
     losses = []
@@ -105,7 +106,7 @@ def test_labels_reach_the_model():
             self.seen.append(y)
             return self.scale * x
 
-    data = points(11)
+    data = examples(11)
     model, seeds = Labelled(), draw_seeds(seeded(3))
     short_run(model=model, data=(data, torch.arange(11)))
     for step, y in enumerate(model.seen):
@@ -154,14 +155,15 @@ def test_cosine_lr_refuses(lr, steps, warmup):
 def test_the_run():
     """Catches an average that trains on, or is the model itself; tracked losses."""
     model = network((2, 2))
-    run = train(model, OTPath(), points(6, 2, 2), steps=3, batch_size=5, progress=False)
+    given = {"steps": 3, "batch_size": 5, "progress": False}
+    run = train(model, OTPath(), examples(6, 2, 2), **given)
     assert run.losses.shape == (3,) and not run.losses.requires_grad
     assert type(run.ema) is MLP and not run.ema.training and model.training
     assert not any(p.requires_grad for p in run.ema.parameters())
     assert all(p.requires_grad for p in model.parameters())
     pairs = zip(model.parameters(), run.ema.parameters(), strict=True)
     assert all(a.data_ptr() != b.data_ptr() for a, b in pairs)
-    assert run.ema(points(5, 2, 2), 0.5).shape == (5, 2, 2)
+    assert run.ema(examples(5, 2, 2), 0.5).shape == (5, 2, 2)
 
 
 def test_ema_rate():

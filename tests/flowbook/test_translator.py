@@ -17,6 +17,8 @@ from flowbook.translator import (
     their_network,
 )
 
+from ..given import draw
+
 STEPS = [950, 700, 500, 200, 20]  # of DDPM; everybody is asked at these noise levels
 BETAS = [1e-4 + (0.02 - 1e-4) * k / 999 for k in range(1000)]
 BARS = [math.prod(1 - beta for beta in BETAS[: r + 1]) for r in STEPS]
@@ -91,11 +93,6 @@ def regression(example, x, level):
     return k * MEAN + together / (a**2 * VARIANCE + s**2) * (x - a * MEAN)
 
 
-def points(*shape, dtype=torch.float64):
-    g = torch.Generator().manual_seed(3)
-    return torch.randn(shape, generator=g, dtype=dtype)
-
-
 def asked_at(name, level=LEVELS):
     return EXAMPLES[name](0 * level, 0 * level, level)[1]
 
@@ -117,7 +114,7 @@ def test_a_foreign_network_is_our_field(name):
     """Catches a clock, a sign, a scale or a factor of a row that isn't its
     convention's.
     """
-    x = points(5, 3)
+    x = draw(5, 3)
     found = our_field(perfect(name), CONVENTIONS[name])(x, TIMES)
     assert_close(found, straight(x, TIMES), rtol=1e-9, atol=1e-9)
 
@@ -125,7 +122,7 @@ def test_a_foreign_network_is_our_field(name):
 @rows
 def test_our_field_is_a_foreign_network(name):
     """Catches the same in the other direction: both could be wrong together."""
-    x = points(5, 3)
+    x = draw(5, 3)
     found = their_network(straight, CONVENTIONS[name])(x, asked_at(name))
     expected = regression(EXAMPLES[name], x, LEVELS)
     assert_close(found, expected, rtol=1e-9, atol=1e-9)
@@ -142,7 +139,7 @@ def test_there_and_back(name, shape):
     """Catches a time paired with a coordinate; two directions that don't undo each
     other.
     """
-    row, x = CONVENTIONS[name], points(*shape)
+    row, x = CONVENTIONS[name], draw(*shape)
     found = our_field(their_network(curved, row), row)(x, TIMES)
     assert_close(found, curved(x, TIMES), rtol=1e-9, atol=1e-9)
 
@@ -157,7 +154,7 @@ def test_there_and_back(name, shape):
 @rows
 def test_half_a_convention_is_noticed(name):
     """Catches a test above that another row would pass."""
-    row, x = CONVENTIONS[name], points(5, 3)
+    row, x = CONVENTIONS[name], draw(5, 3)
     for half in (
         replace(row, target=lambda r: [-n for n in row.target(r)]),
         replace(row, target=lambda r: (row.target(r)[0], 0.9 * row.target(r)[1])),
@@ -217,9 +214,9 @@ def test_steps_are_asked_at_the_nearest():
     row = CONVENTIONS["ddpm"]
     close = torch.tensor([600.4, 600.6, 2.3, 999.0, 0.0], dtype=torch.float64)
     exact = row.our_time(close)
-    our_field(network, row)(points(5, 3), exact)
+    our_field(network, row)(draw(5, 3), exact)
     outside = torch.tensor([0.003, 0.001, 0.9999, 1.0, 0.5]).double()
-    our_field(network, row)(points(5, 3), outside)
+    our_field(network, row)(draw(5, 3), outside)
     assert seen[0] == [600, 601, 2, 999, 0]
     assert seen[1][:4] == [999, 999, 0, 0]
     assert row.their_time(exact).tolist() == seen[0]
@@ -230,7 +227,7 @@ def test_steps_are_asked_at_the_nearest():
 @pytest.mark.parametrize("deviation", [0.5, 1.0, 2.0])
 def test_edm_of_another_deviation(deviation):
     """Catches a deviation that the row forgets, in one of its places; another span."""
-    row, x = edm(deviation), points(5, 3)
+    row, x = edm(deviation), draw(5, 3)
 
     def example(data, noise, level):
         return preconditioned(data, noise, level, deviation)
@@ -244,7 +241,7 @@ def test_edm_of_another_deviation(deviation):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_numbers_and_precision_follow_the_points(name, dtype):
     """Catches a number treated unlike a tensor, a result in another precision."""
-    row, x = CONVENTIONS[name], points(5, 3, dtype=dtype)
+    row, x = CONVENTIONS[name], draw(5, 3, dtype=dtype)
     t = TIMES[2].item()
     r = asked_at(name, LEVELS[2:3]).item()
     network, field = their_network(curved, row), our_field(curved, row)
@@ -264,7 +261,7 @@ def test_numbers_and_precision_follow_the_points(name, dtype):
 @rows
 def test_a_number_outside_is_refused(name):
     """Catches a network asked, without a word, where it was not trained."""
-    row, x = CONVENTIONS[name], points(5, 3)
+    row, x = CONVENTIONS[name], draw(5, 3)
     field, (t0, t1) = our_field(curved, row), row.t_span
     for t in (t0, 0.5, t1) if t0 > 0 else (0.5, t1):
         assert field(x, t).shape == x.shape
@@ -307,7 +304,7 @@ def test_wrong_input_is_refused():
     """Catches a broadcast, another precision, or times for another batch, in
     silence.
     """
-    x = points(5, 3)
+    x = draw(5, 3)
     network, field = their_network(curved, LINE), our_field(curved, LINE)
     for r in (torch.rand(3), torch.rand(5, 1)):
         with pytest.raises(ValueError, match=r"r must be a number or have shape \(5,"):

@@ -14,11 +14,7 @@ from flowbook.likelihood import Exact, divergence
 from flowbook.solvers import Euler, solve
 from flowbook.unet import ResidualBlock, SelfAttention, UNet
 
-F64 = torch.float64
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+from ..given import F64, seeded
 
 
 def filled(model: nn.Module, dtype=F64, std: float = 0.3) -> nn.Module:

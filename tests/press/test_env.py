@@ -31,7 +31,7 @@ def test_a_new_enough_python_passes(version):
     assert env.complaint(version, "python3", env.min_python(ROOT)) is None
 
 
-def test_the_command_itself_complains(tmp_path):
+def test_the_command_itself_complains():
     """Catches a complaint that comes too late, on stdout, or with a traceback."""
     script = (
         "import sys, runpy\n"
@@ -157,7 +157,7 @@ def test_torch_cpu_adds_an_index_and_nothing_else_is_accepted(root):
         env.pip_install(root, "rocm")
 
 
-def test_the_exit_code_and_arguments_pass_through(tmp_path):
+def test_the_exit_code_and_arguments_pass_through():
     """Catches a failed gate that `make` takes for success; arguments lost."""
     script = "import sys; sys.path.insert(0, sys.argv[1]); import env\n"
     script += "env.become(sys.executable, ['-c', sys.argv[2]], ['book', 'N=09'])"

@@ -144,7 +144,6 @@ def everything(settings) -> str:
         stamp.stamp_readme(settings),
         stamp.citation(settings),
         settings.colab_url("nbs/a.ipynb"),
-        settings.source_url("nbs/a.ipynb"),
     ]
     return "\n".join(parts)
 
