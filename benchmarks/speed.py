@@ -155,7 +155,7 @@ def divergence_rows(quick: bool) -> Iterator[Row]:
 def likelihood_rows(quick: bool) -> Iterator[Row]:
     """Time until every point's log-density is within 1e-4 nats of the truth."""
     goal = 1e-2 if quick else 1e-4
-    for d, batch in ((2, 128), (64, 16)):
+    for d, batch in ((2, 128), (64, 8)):
         field = reach.Mixture(min(d, 8) if quick else d)
         x = field.sample(2 if quick else batch)
         for probe in (False, True):

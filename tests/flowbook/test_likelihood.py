@@ -1,7 +1,6 @@
 """Divergences, and log-densities carried along a flow."""
 
 import math
-import weakref
 
 import pytest
 import torch
@@ -447,21 +446,6 @@ def test_a_graph_where_something_is_trained():
     div = velocity_and_divergence(linear, x, t, probes=z)[1]
     (grad,) = torch.autograd.grad(div.sum(), z)
     assert_close(grad, (z @ (A + A.T) / 2).detach())
-
-
-def test_a_trajectory_is_kept_only_where_something_is_trained():
-    """Catches all evaluations' graphs held to the end for a field without weights."""
-    x, alive, most = points(2, 3), weakref.WeakSet(), 0
-
-    def noting(x, t):
-        nonlocal most
-        v = curved(x, t)
-        alive.add(v)
-        most = max(most, len(alive))
-        return v
-
-    log_prob(noting, x, solver=Euler(30))
-    assert most < 5
 
 
 def test_constant_fields_have_no_divergence_and_hidden_ones_are_refused():
