@@ -27,7 +27,7 @@ from flowbook.solvers import Dopri5, Euler, Midpoint, solve
 from flowbook.toy import sample_moons
 from flowbook.training import train
 
-from . import plain
+from . import plain, reach
 from .timing import Code, Ratio, interleaved, ratio
 
 
@@ -40,6 +40,7 @@ class Row:
     others: tuple[Code, ...]
     budget: float | None
     rounds: int = 31
+    note: str = ""  # printed under it
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -151,6 +152,29 @@ def divergence_rows(quick: bool) -> Iterator[Row]:
         )
 
 
+def likelihood_rows(quick: bool) -> Iterator[Row]:
+    """Time until every point's log-density is within 1e-4 nats of the truth."""
+    goal = 1e-2 if quick else 1e-4
+    for d, batch in ((2, 128), (64, 8)):
+        field = reach.Mixture(min(d, 8) if quick else d)
+        x = field.sample(2 if quick else batch)
+        for probe in (False, True):
+            codes, calls = {}, {}
+            for name, code in reach.contenders(field, x, probe).items():
+                tol, before = code.loosest(goal), field.calls
+                code.run(tol)
+                calls[name] = field.calls - before
+                codes[name] = lambda run=code.run, tol=tol: run(tol)
+            yield Row(
+                f"to {goal:g} nats, {'a probe' if probe else 'exact'}, d = {d}",
+                codes.pop("flowbook"),
+                tuple(codes.values()),
+                1.0,
+                9,
+                "evaluations: " + ", ".join(f"{n} {k}" for n, k in calls.items()),
+            )
+
+
 def import_rows(quick: bool) -> Iterator[Row]:
     def start(statement: str) -> Code:
         command = [sys.executable, "-c", statement]
@@ -181,6 +205,7 @@ GROUPS: dict[str, Callable[[bool], Iterator[Row]]] = {
     "path": path_rows,
     "sample": sample_rows,
     "divergence": divergence_rows,
+    "likelihood": likelihood_rows,
     "import": import_rows,
 }
 
@@ -238,6 +263,8 @@ def main() -> int:
             f"  {budget:>5}{'  OVER' if over else ''}",
             flush=True,
         )
+        if row.note:
+            print(f"    {row.note}", flush=True)
     if "sample" in names:
         ours, theirs = evaluations(given.quick)
         more = ours > theirs

@@ -7,11 +7,11 @@ __all__ = ['velocity_and_divergence', 'Exact', 'Hutchinson', 'divergence', 'Tran
 # %% ../nbs/likelihood.ipynb #0aedb0f8
 import math
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import get_gradient_edge
 
 from .continuity import _require_constant
 from .notation import (
@@ -72,6 +72,22 @@ def _sum_of_forms(v: Tensor, x: Tensor, z: Tensor, create_graph: bool) -> Tensor
     return None if grad is None else flatten_points((z * grad.view_as(z)).sum(0)).sum(1)
 
 
+def _trained(v: Tensor, y: Tensor) -> bool:
+    """Whether the graph of `v` has another leaf than `y`: a weight, or a time."""
+    if not v.requires_grad:
+        return False
+    seen, todo = {get_gradient_edge(y).node}, [get_gradient_edge(v).node]
+    while todo:
+        node = todo.pop()
+        if node in seen:
+            continue
+        if not node.next_functions:
+            return True
+        seen.add(node)
+        todo += [before for before, _ in node.next_functions if before is not None]
+    return False
+
+
 def _require_probes(z: Tensor, x: Tensor) -> None:
     if z.shape[1:] != x.shape or z.dtype != x.dtype or not len(z):
         raise ValueError(
@@ -94,22 +110,23 @@ def velocity_and_divergence(
     (P, B, *D) the mean of z·Az, Hutchinson's estimate, by P passes. They run `chunk`
     at a time: memory grows with chunk × B × d, and 1 is a plain loop.
     Hypothesis: the field treats each sample alone (no batch statistics). Can be
-    trained through; under no_grad keeps no graph. A field that autograd takes for a
-    constant is called once more, elsewhere. Raises ValueError for a wrong shape or a
-    field that autograd cannot follow.
+    trained through; keeps no graph under no_grad, or where nothing else asks for a
+    gradient. A field that autograd takes for a constant is called once more, elsewhere.
+    Raises ValueError for a wrong shape or a field that autograd cannot follow.
     """
     t, z = time_per_sample(t, require_points(x)), probes
     if z is not None:
         _require_probes(z, x)
     if chunk is not None:
         _require_count(chunk, "chunk")
-    graph = torch.is_grad_enabled()
+    wanted, taught = torch.is_grad_enabled(), z is not None and z.requires_grad
     with torch.inference_mode(False), torch.enable_grad():
         # An alias of x: what the caller made from x before does not count as ∂v/∂x.
-        alias = graph and x.requires_grad
+        alias = wanted and x.requires_grad
         y = x.view_as(x) if alias else x.detach().clone().requires_grad_()
         t = t.clone()  # one made in inference mode may not be saved for backward
         v, total = require_like(field(y, t), x), y.new_zeros(len(y))
+        graph = alias or (wanted and (taught or _trained(v, y)))
         for directions in _directions(y, z, chunk):
             form = _sum_of_forms(v, y, directions, graph)
             if form is None:
@@ -193,10 +210,9 @@ class Transport:
     """Where the flow took the points, and the log-determinant it gathered.
 
     x: (B, *D), φ(x). log_det: (B,), log |det ∂φ/∂x| = ∫ div v along the trajectory,
-    negative where the flow compresses. nfe: (B,), evaluations for each sample; where
-    gradients are enabled, the one at t0 that looks whether there are any is included;
-    the second look at a field that autograd takes for a constant is not. calls: how
-    often the field was called on the whole batch, counted in the same way.
+    negative where the flow compresses. nfe: (B,), the evaluations that each sample
+    needed. calls: how often the field was called on the whole batch. The second look at
+    a field that autograd takes for a constant is in neither.
     """
 
     x: Tensor
@@ -206,16 +222,12 @@ class Transport:
 
 
 def _augmented(field: Field, shape: torch.Size, z: Tensor | None, chunk: int | None):
-    """The field of (x, ℓ) in a state (B, 2, d): x flat, then ℓ, d times over.
-
-    An adaptive solver takes the root mean square over a sample's state: repeated, ℓ
-    weighs as much in it as all of x, and is held to the tolerance of x.
-    """
+    """The field of (x, ℓ) in a state (B, d + 1): x flat, then ℓ."""
 
     def augmented(state: Tensor, t: Tensor) -> Tensor:
-        x = state[:, 0].reshape(shape)
+        x = state[:, :-1].reshape(shape)
         v, div = velocity_and_divergence(field, x, t, probes=z, chunk=chunk)
-        return torch.stack((flatten_points(v), div[:, None].expand_as(state[:, 0])), 1)
+        return torch.cat((flatten_points(v), div[:, None]), 1)
 
     return augmented
 
@@ -231,22 +243,18 @@ def transport(
 ) -> Transport:
     """Move points `x` (B, *D) by the flow from `t0` to `t1`, with its log-determinant.
 
-    field: v(x, t), which treats each sample alone. solver: as in `solve`. divergence:
-    how it is computed; Hutchinson's probes stay fixed along the way.
+    field: v(x, t), which treats each sample alone. solver: as in `solve`; for Dopri5
+    the log-determinant is one more of a sample's d + 1 numbers, so that alone its
+    error in a step is at most sqrt(d + 1) times what is allowed. divergence: how it is
+    computed; Hutchinson's probes stay fixed along the way.
     Raises ValueError, TypeError, RuntimeError as `solve` and `velocity_and_divergence`.
     """
     z = _require_method(divergence).draw(require_finite(require_points(x)))
-    trained = torch.is_grad_enabled()
-    looked = trained and not x.requires_grad
-    if looked:  # nothing to differentiate by? Then keep no graph of the trajectory
-        trained = require_like(field(x, x.new_full((len(x),), t0)), x).requires_grad
-    with nullcontext() if trained else torch.no_grad():
-        flat = flatten_points(x)
-        start = torch.stack((flat, torch.zeros_like(flat)), 1)
-        moving = _augmented(field, x.shape, z, divergence.chunk)
-        end = solve(moving, start, solver, t0=t0, t1=t1)
-    at_end, log_det = end.x[:, 0].view_as(x), end.x[:, 1, 0]
-    return Transport(at_end, log_det, end.nfe + looked, end.calls + looked)
+    moving = _augmented(field, x.shape, z, divergence.chunk)
+    start = torch.cat((flatten_points(x), x.new_zeros(len(x), 1)), 1)
+    end = solve(moving, start, solver, t0=t0, t1=t1)
+    at_end, log_det = end.x[:, :-1].reshape(x.shape), end.x[:, -1]
+    return Transport(at_end, log_det, end.nfe, end.calls)
 
 # %% ../nbs/likelihood.ipynb #d94850c7
 def standard_normal_log_prob(x: Tensor) -> Tensor:

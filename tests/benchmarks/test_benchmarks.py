@@ -17,13 +17,14 @@ from benchmarks import (
     gpu,
     numbers,
     plain,
+    reach,
     record,
     stage_curves,
     stage_tests,
     timing,
 )
 from flowbook import MLP, CosinePath, OTPath, VEPath, VPPath, sample, solve
-from flowbook.likelihood import divergence
+from flowbook.likelihood import Hutchinson, divergence, log_prob
 from flowbook.solvers import Dopri5, Euler, Midpoint
 from flowbook.toy import sample_moons
 from press import ROOT, recorded
@@ -84,6 +85,53 @@ def test_plain_divergences_are_the_divergence(by_hand):
     """Catches a transposed Jacobian or a dimension left out."""
     x, t = draw(5, 3), draw(5, seed=1).sigmoid()
     assert_close(by_hand(field, x, t), divergence(field, x, t))
+
+
+@pytest.mark.parametrize(("d", "probe"), [(2, False), (5, False), (3, True)])
+def test_plain_log_prob_is_the_log_prob(d, probe):
+    """Catches a sign, a time not turned round, a dimension left out, another probe."""
+    x, method = draw(5, d), {}
+    z = draw(5, d, seed=2).sign() if probe else None
+
+    class Given(Hutchinson):
+        def draw(self, x):
+            return z[None]
+
+    if probe:
+        method = {"divergence": Given()}
+    expected = log_prob(field, x, solver=Dopri5(1e-10, 1e-10), **method)
+    found, nfe = plain.log_prob(field, x, 1e-9, z)
+    assert_close(found, expected, rtol=0, atol=1e-6)
+    assert nfe > plain.log_prob(field, x, 1e-5, z)[1]  # the tolerance is passed on
+
+
+def test_the_mixture_that_is_timed_has_its_density():
+    """Catches a field that does not carry N(0, I) to the law of the points."""
+    law = reach.Mixture(3)
+    x = law.sample(20)
+    found = log_prob(law, x, solver=Dopri5(1e-9, 1e-9))
+    assert_close(found, law.log_prob(x), rtol=0, atol=1e-5)
+    g = torch.Generator().manual_seed(0)
+    box = 14 * torch.rand(400_000, 3, generator=g, dtype=torch.float64) - 7
+    mass = 14**3 * law.log_prob(box).exp()
+    assert abs(mass.mean() - 1) < 4 * mass.std() / 400_000**0.5
+
+
+@pytest.mark.parametrize("probe", [False, True])
+def test_all_contenders_reach_the_truth(probe):
+    """Catches a library that is timed at another task, or with another probe."""
+    law = reach.Mixture(3)
+    for name, code in reach.contenders(law, law.sample(5), probe).items():
+        assert code.error(1e-2) > 1e-4 > code.error(1e-7), name
+
+
+def test_the_loosest_tolerance_that_is_enough():
+    """Catches a rung skipped, a mean error, or one that is not absolute."""
+    truth = torch.zeros(4)
+    worst = torch.tensor([0.0, 0.1, -3.0, 0.0])
+    found = reach.Contender(lambda tol: worst * tol, truth).loosest(1e-4)
+    place = reach.LADDER.index(found)
+    assert 3 * found < 1e-4 <= 3 * reach.LADDER[place - 1]
 
 
 def test_plain_training_trains_and_averages():
