@@ -101,7 +101,8 @@ class Look:
     """What `on_look` is shown of a run: to be read, and copied if it is to be kept.
 
     `ema` is frozen and in evaluation mode, where the weights are sharded a whole copy
-    on the CPU; `losses` (steps done,) are a copy.
+    on the CPU; `losses` (steps done,) are a copy. One process looks: it must not call a
+    `model` whose weights are sharded, since the others would have to call it too.
     """
 
     model: nn.Module  # as it is in training

@@ -420,7 +420,7 @@ def test_no_graph_where_none_is_wanted():
 def test_a_graph_where_something_is_trained():
     """Catches a weight, a time or a probe that is overlooked, or x's copy found."""
     x, bias = points(5, 3), torch.ones(5, 3, dtype=F64, requires_grad=True)
-    t, z = torch.rand(5, dtype=F64), Hutchinson(2, generator()).draw(x)
+    t, z = torch.rand(5, dtype=F64), Hutchinson(2, seeded()).draw(x)
 
     def pair(field, t=t, z=None):
         v, div = velocity_and_divergence(field, x, t, probes=z)
