@@ -266,7 +266,7 @@ def no_signature(app, what, name, obj, options, signature, returns) -> tuple | N
 
 
 def setup(app: Sphinx) -> dict:
-    for name in ("flowbook_proofs", "flowbook_finish"):
+    for name in ("flowbook_proofs", "flowbook_folds", "flowbook_finish"):
         app.setup_extension(name)
     app.add_config_value("flowbook_numbers", {}, "env")
     app.connect("env-check-consistency", number_by_chapter)
