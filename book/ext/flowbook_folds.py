@@ -18,7 +18,7 @@ SWITCHES = {  # the mark of what folds on a page, the attribute that says so
 }
 
 
-class folded_code(nodes.Element):  # noqa: N801
+class folded_code(nodes.Element):
     """Code behind what it `says`."""
 
 
