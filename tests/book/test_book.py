@@ -467,7 +467,8 @@ SIDEWAYS = """() => {
         .forEach(e => e.classList.remove("toggle-hidden"));
     return [...document.querySelectorAll("article pre")]
         .filter(e => !e.closest(".cell_output") && e.scrollWidth > e.clientWidth)
-        .map(e => e.textContent.split("\\n").reduce((a, b) => b.length > a.length ? b : a));
+        .map(e => e.textContent.split("\\n"))
+        .map(lines => lines.reduce((a, b) => b.length > a.length ? b : a));
 }"""
 
 
