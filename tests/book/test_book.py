@@ -386,8 +386,7 @@ def test_a_link_to_exported_code_opens_it(tab, address):
     target = "code-marginal-mixturemarginal-c"
     below = f"#{target} + .cell details.code"
     tab.goto(f"{address}{FOLDING}#{target}")
-    tab.evaluate("async () => await MathJax.startup.promise")
-    assert tab.locator(below).count() > 0
+    tab.wait_for_selector(f"{below}[open]")
     assert tab.locator(f"{below}:not([open])").count() == 0
     assert tab.locator(f"{CODE}:not([open])").count() > 10, "the others stay shut"
     tab.goto(address + FOLDING)
@@ -395,7 +394,8 @@ def test_a_link_to_exported_code_opens_it(tab, address):
     tab.evaluate("id => { location.hash = id }", target)
     tab.wait_for_selector(f"{below}[open]")
     assert tab.locator(f"{below}:not([open])").count() == 0
-    assert -5 < tab.locator(f"#{target}").bounding_box()["y"] < 300
+    near = "e => -5 < e.getBoundingClientRect().y && e.getBoundingClientRect().y < 300"
+    tab.wait_for_function(near, arg=tab.locator(f"#{target}").element_handle())
 
 
 def test_find_in_page_opens_what_folds(tab, address):
