@@ -83,6 +83,13 @@ def audit(*pages: str) -> None:
     audit.main(list(pages))
 
 
+def screens(*pages: str) -> None:
+    """Say how many screens each page of the built book is long, or those named."""
+    from . import screens
+
+    screens.main(list(pages))
+
+
 def check() -> None:
     """The gates for all day: notebooks, export, lint, unit tests."""
     from . import gates
@@ -110,6 +117,7 @@ COMMANDS = {
         module,
         serve,
         audit,
+        screens,
         release,
         check,
         test,

@@ -15,7 +15,7 @@ from nbformat import NotebookNode
 from . import NBS, PACKAGE, ROOT
 
 KNOWN = {"default_exp", "export", "exporti", "hide", "eval"}
-KNOWN |= {"label", "caption", "alt", "panel"}
+KNOWN |= {"label", "caption", "alt", "panel", "fold"}
 PARSING = threading.Lock()  # CPython 3.11 counts the depth of all threads together
 
 

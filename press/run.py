@@ -33,6 +33,7 @@ RUNS = BUILD / "runs"
 CELL_SECONDS = 3600
 # How long a notebook that never ran here may take, for the order they start in.
 CHARACTERS_A_SECOND = 250
+FOLD = re.compile(r"^#\| fold:.*\n", re.MULTILINE)  # says only how a cell is shown
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 COLAB = """
 import sys, types
@@ -89,7 +90,7 @@ def package_key() -> str:
 def key(nb: NotebookNode) -> str:
     """A hash of a notebook's code and of all the code that it can reach."""
     modules = sorted(visible_modules(nb))
-    code = [c.source for c in nb.cells if c.cell_type == "code"]
+    code = [FOLD.sub("", c.source) for c in nb.cells if c.cell_type == "code"]
     seen = [f"{p.name}\n{p.read_text()}" for p in modules]
     lock = [p.read_text() for p in ROOT.glob("lock.txt")]
     return _digest(sys.version, *lock, COLAB, *code, *seen)

@@ -23,7 +23,7 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell
 from PIL import Image
 
-from . import BUILD, NBS, PACKAGE, ROOT, ledger, numbers, panels, recorded
+from . import BUILD, NBS, PACKAGE, ROOT, folds, ledger, numbers, panels, recorded
 from .errors import BookError
 from .notebooks import directives, module_of, title
 from .run import Run
@@ -48,7 +48,7 @@ def page(
         nb.cells[0].source = numbers.headed(nb.cells[0].source, known[stem])
     nb.metadata["language_info"] = {"name": "python", "pygments_lexer": "ipython3"}
     cells, touched, film = [], [], False
-    for number, cell in enumerate(nb.cells):
+    for number, cell in enumerate(folds.folded(_unbroken(nb)).cells):
         if cell.cell_type != "code":
             cell.source = NAMED.sub(r"{prf:ref}`Theorem \1 <thm-\1>`", cell.source)
             cell.source = ledger.BLOCK.sub(_indexed, cell.source)
@@ -66,11 +66,6 @@ def page(
         cell.source = found.code
         cell.execution_count = number
         cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
-        for output in cell.outputs:
-            if ledger.MIME in output.get("data", {}):
-                output["data"]["text/html"] = ledger.unbroken(
-                    output["data"]["text/html"]
-                )
         _caption(cell, found.values, known)
         cells.append(cell)
         film = film or bool(panels.films(cell))
@@ -78,6 +73,15 @@ def page(
             touched.append(found.values["panel"])
             cells.append(panels.place(cell, touched[-1]))
     nb.cells = cells + panels.loading(cells[-1], touched, film=film)
+    return nb
+
+
+def _unbroken(nb: NotebookNode) -> NotebookNode:
+    """Keep what a check says together where no line should break."""
+    for output in (o for c in nb.cells for o in c.get("outputs", [])):
+        if ledger.MIME in output.get("data", {}):
+            shown = output["data"]["text/html"]
+            output["data"]["text/html"] = ledger.unbroken(shown)
     return nb
 
 

@@ -249,7 +249,7 @@ def no_signature(app, what, name, obj, options, signature, returns) -> tuple | N
 
 
 def setup(app: Sphinx) -> dict:
-    for name in ("press_proofs", "press_finish"):
+    for name in ("press_proofs", "press_folds", "press_finish"):
         app.setup_extension(name)
     app.add_config_value("press_numbers", {}, "env")
     app.add_config_value("press_words", [], "env")

@@ -1,5 +1,6 @@
 """The built book, page by page, in a real browser: what a reader would stumble over."""
 
+import ast
 import re
 import shutil
 import threading
@@ -10,8 +11,9 @@ import pytest
 import yaml
 from axe_playwright_python.sync_playwright import Axe
 from fontTools.ttLib import TTFont
+from pypdf import PdfReader
 
-from press import browser, notebooks, numbers, site, stage
+from press import browser, notebooks, numbers, screens, site, stage
 from press.settings import read_settings
 
 pytestmark = pytest.mark.book
@@ -79,6 +81,7 @@ NO_TRANSITIONS = """() => {
     style.textContent = "* { transition: none !important; animation: none !important }";
     document.head.append(style);
 }"""
+MOST_SCREENS = 400  # of all chapters together: raise it for a lesson, not for code
 AXE = {"resultTypes": ["violations"]}
 
 
@@ -334,6 +337,157 @@ def test_proofs_fold_and_open_when_linked_to(tab, address):
     assert 0 <= tab.locator("#proof-thm-2").bounding_box()["y"] < 300
 
 
+FOLDING = "nbs/marginal.html"
+CODE = "article details:is(.code, .checks)"
+FOLDED = "naive_velocity(x[None], 0.5, pair)"  # in the code of a check on that page
+
+
+def test_code_folds_and_one_switch_opens_all_and_remembers(tab, address):
+    """Catches a lesson drowned in code, a switch that forgets, a state left unsaid."""
+    tab.goto(address + FOLDING)
+    every, shut = tab.locator(CODE).count(), tab.locator(f"{CODE}:not([open])")
+    assert every > 10 and shut.count() == every
+    switch = tab.get_by_role("group", name="Code")
+    essential, everything = (
+        switch.get_by_role("button", name=name, exact=True)
+        for name in ("essential", "all")
+    )
+    assert essential.get_attribute("aria-pressed") == "true"
+    everything.click()
+    assert shut.count() == 0
+    assert everything.get_attribute("aria-pressed") == "true"
+    assert essential.get_attribute("aria-pressed") == "false"
+    assert not tab.locator("#proof-thm-1").evaluate("e => e.open"), "code, not proofs"
+    tab.reload()
+    assert shut.count() == 0 and everything.get_attribute("aria-pressed") == "true"
+    essential.focus()
+    tab.keyboard.press("Enter")
+    assert shut.count() == every
+    tab.reload()
+    assert shut.count() == every
+    assert tab.problems == []
+
+
+def test_what_folds_opens_by_keyboard(tab, address):
+    """Catches a fold that only a mouse can open, and a line that names nothing."""
+    tab.goto(address + FOLDING)
+    for kind, says in (("code", "lines"), ("checks", "✓ 3 checks, ✗ 1 wrong formula")):
+        fold = tab.locator(f"article details.{kind}").first
+        summary = fold.locator("summary")
+        assert says in summary.inner_text()
+        summary.focus()
+        tab.keyboard.press("Enter")
+        assert fold.evaluate("e => e.open")
+        assert fold.locator("pre, p.check").first.is_visible()
+
+
+def test_a_link_to_exported_code_opens_it(tab, address):
+    """Catches a derivation that the API leads to and that stays shut."""
+    target = "code-marginal-mixturemarginal-c"
+    below = f"#{target} + .cell details.code"
+    tab.goto(f"{address}{FOLDING}#{target}")
+    tab.wait_for_selector(f"{below}[open]")
+    assert tab.locator(f"{below}:not([open])").count() == 0
+    assert tab.locator(f"{CODE}:not([open])").count() > 10, "the others stay shut"
+    tab.goto(address + FOLDING)
+    assert tab.locator(f"{below}[open]").count() == 0
+    tab.evaluate("id => { location.hash = id }", target)
+    tab.wait_for_selector(f"{below}[open]")
+    assert tab.locator(f"{below}:not([open])").count() == 0
+    near = "e => -5 < e.getBoundingClientRect().y && e.getBoundingClientRect().y < 300"
+    tab.wait_for_function(near, arg=tab.locator(f"#{target}").element_handle())
+
+
+def test_find_in_page_opens_what_folds(tab, address):
+    """Catches code that the browser's own search passes over while it is folded."""
+    tab.goto(f"{address}{FOLDING}#:~:text={quote(FOLDED)}")
+    home = tab.locator("article details.code", has_text=FOLDED)
+    tab.wait_for_function("e => e.open", arg=home.element_handle())
+    assert tab.locator(f"{CODE}:not([open])").count() > 10
+
+
+def test_paper_shows_all_and_the_page_folds_again(tab, address, tmp_path):
+    """Catches a printed page without its code, and one that stays open after it."""
+    tab.goto(address + FOLDING)
+    before = tab.locator(f"{CODE}:not([open])").count()
+    tab.pdf(path=tmp_path / "page.pdf")
+    text = "".join(p.extract_text() for p in PdfReader(tmp_path / "page.pdf").pages)
+    assert FOLDED in text and "imports · " not in text and "essential" not in text
+    assert tab.locator(f"{CODE}:not([open])").count() == before
+
+
+def test_a_cell_in_pieces_is_copied_whole(tab, address):
+    """Catches half a class in the clipboard, and the words of a fold among its code."""
+    tab.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    tab.goto(address + FOLDING)
+    cell = tab.locator(".cell.divided", has_text="class EmpiricalMarginal")
+    cell.locator(".highlight").first.hover()
+    cell.locator("button.copybtn").first.click()
+    tab.wait_for_selector(".copybtn.success")
+    copied = tab.evaluate("navigator.clipboard.readText()")
+    (made,) = ast.parse(copied).body
+    assert made.name == "EmpiricalMarginal" and len(made.body) > 2
+
+
+@pytest.mark.parametrize("page", ["nbs/marginal.html", "nbs/comparison.html"])
+def test_a_folded_page_is_accessible(tab, address, page):
+    """Catches a fold's line, a switch, or a count that is too pale or has no name."""
+    tab.goto(address + page)
+    tab.evaluate("async () => await MathJax.startup.promise")
+    tab.evaluate(NO_TRANSITIONS)
+    for theme, size in (("light", PHONE), ("dark", WIDE)):
+        tab.evaluate("t => document.documentElement.dataset.theme = t", theme)
+        tab.set_viewport_size(size)
+        tab.evaluate(FRAMES)
+        found = Axe().run(tab, options=AXE).response["violations"]
+        grave = [v for v in found if v["impact"] in ("serious", "critical")]
+        assert [(v["id"], [n["target"] for n in v["nodes"]]) for v in grave] == []
+
+
+LESSONS = [
+    f"nbs/{stem}.html" for stem, number in numbers.numbers().items() if number.isdigit()
+]
+
+
+def test_the_lesson_is_what_one_sees(address, chromium):
+    """Catches chapters that grow by code: two thirds are left of them, and so many."""
+    tab = chromium.new_page()
+    rows = [screens.measured(tab, address, page) for page in LESSONS]
+    tab.close()
+    told = "\n".join(screens.table(rows))
+    assert len(rows) > 20
+    essential, every = sum(r.essential for r in rows), sum(r.all for r in rows)
+    assert essential <= 2 / 3 * every, told
+    assert essential <= MOST_SCREENS, told
+
+
+SIDEWAYS = """() => {
+    document.querySelectorAll("details").forEach(d => d.open = true);
+    document.querySelectorAll(".toggle-hidden")
+        .forEach(e => e.classList.remove("toggle-hidden"));
+    return [...document.querySelectorAll("article pre")]
+        .filter(e => !e.closest(".cell_output") && e.scrollWidth > e.clientWidth)
+        .map(e => e.textContent.split("\\n"))
+        .map(lines => lines.reduce((a, b) => b.length > a.length ? b : a));
+}"""
+
+
+@pytest.mark.parametrize("width", [1200, 1400])
+def test_code_fits_the_page(chromium, address, width):
+    """Catches a line of code that one has to scroll to read, or a page that scrolls."""
+    tab = chromium.new_page(viewport={"width": width, "height": 900})
+    tab.route("**/mathjax/**", lambda route: route.abort())
+    wide = {}
+    for page in [p for p in PAGES if p not in TOOLS]:
+        tab.goto(address + page, wait_until="domcontentloaded")
+        found = tab.evaluate(SIDEWAYS)
+        content, window = tab.evaluate(WIDTHS)
+        if found or content > window:
+            wide[page] = found or [f"the page is {content} pixels wide"]
+    tab.close()
+    assert wide == {}
+
+
 @pytest.mark.parametrize("page", [p for p in PAGES if p not in TOOLS])
 def test_page_reads_without_scripts(chromium, address, page):
     """Catches text that only a script shows: folded proofs, an empty table, a hole."""
@@ -342,8 +496,9 @@ def test_page_reads_without_scripts(chromium, address, page):
     tab.goto(address + page)
     article = tab.locator("article")
     assert article.is_visible()
-    hidden = tab.locator("article details.fold:not([open])").count()
-    assert hidden == 0
+    folds = "article details:is(.fold, .code, .checks)"
+    assert tab.locator(f"{folds}:not([open])").count() == 0
+    assert tab.locator(".switches > *").count() == 0, "a switch that does nothing"
     rows = tab.locator("article table tr[hidden], article [hidden]").count()
     assert rows == 0
     context.close()
