@@ -48,7 +48,7 @@ def with_films(text: str, chapters: dict[str, NotebookNode]) -> str:
         shown = [f for cell in (chapter.cells if chapter else ()) for f in films(cell)]
         if not shown:
             raise BookError(f"there is no film in chapter {mark[1]!r}")
-        scripts.append("player")
+        scripts.extend({"player"}.difference(scripts))
         page = re.sub(r"\n\s*", " ", shown[0])  # a raw block of one line
         if mark[2]:
             page = page.replace("<figure ", "<figure data-loop ", 1)

@@ -1,6 +1,7 @@
 """The panels to touch: their numbers against the package's, and a reader's hands."""
 
 import functools
+import itertools
 import math
 
 import pytest
@@ -262,6 +263,80 @@ def test_euler_s_error_shrinks_by_its_order(touched):
 
     assert 1.7 < error("euler", 25) / error("euler", 50) < 2.3
     assert 3 < error("midpoint", 25) / error("midpoint", 50) < 5
+
+
+# --- the landing page -----------------------------------------------------------------
+
+INDEX = site.HTML / "nbs" / "index.html"
+
+
+def test_the_first_panel_runs_until_it_is_taken(chromium):
+    """Catches noise that stands still at the door, and a clock that nobody can stop."""
+    page = chromium.new_page(viewport={"width": 1200, "height": 900})
+    page.clock.install(time=0)
+    page.goto(INDEX.as_uri())
+    panel = page.locator('[data-panel="marginal"]')
+    pause = panel.get_by_role("button", name="Pause")
+    pause.wait_for(state="attached")
+    time = panel.locator("input[type=range]")
+    page.clock.pause_at(86_400)  # a jump to its end, where it rests for 1.5 s
+    page.clock.run_for(3500)
+    assert pause.count() == 1 and 0 < float(time.input_value()) < 0.99
+    pause.press("Enter")
+    stopped = time.input_value()
+    page.clock.run_for(9000)
+    assert time.input_value() == stopped
+    page.close()
+
+
+def test_nothing_runs_where_reduced_motion_is_asked_for(chromium):
+    """Catches a landing page that moves in spite of the reader's setting."""
+    page = chromium.new_page(reduced_motion="reduce")
+    page.goto(INDEX.as_uri())
+    for place in ('[data-panel="marginal"]', "figure.film"):
+        page.locator(place).scroll_into_view_if_needed()
+        page.wait_for_timeout(300)
+        assert page.locator(place).get_by_role("button", name="Play").count() == 1
+    page.close()
+
+
+def test_the_film_at_the_door_begins_again(chromium):
+    """Catches a film that is over before the sentence above it is read."""
+    page = chromium.new_page(viewport={"width": 1200, "height": 900})
+    page.clock.install(time=0)
+    page.goto(INDEX.as_uri())
+    film = page.locator("figure.film")
+    film.scroll_into_view_if_needed()
+    film.get_by_role("button", name="Pause").wait_for(state="attached")
+    page.clock.pause_at(86_400)
+    frame = film.locator("input[type=range]")
+    seen = []
+    for _ in range(40):
+        page.clock.run_for(250)
+        seen.append(int(frame.input_value()))
+    assert any(b < a for a, b in itertools.pairwise(seen[4:])), "no second time"
+    film.get_by_role("button", name="Pause").press("Enter")
+    stopped = frame.input_value()
+    page.clock.run_for(5000)
+    assert frame.input_value() == stopped
+    page.close()
+
+
+def test_a_figure_stands_for_the_panel_without_scripts_and_on_paper(chromium):
+    """Catches a hole at the door, and the same thing shown twice."""
+    page = chromium.new_page()
+    page.goto(INDEX.as_uri())
+    picture = page.locator("figure.stand-in img")
+    assert not picture.is_visible()
+    page.emulate_media(media="print")
+    assert picture.is_visible() and picture.get_attribute("alt")
+    assert not page.locator(".panel").is_visible()
+    page.close()
+    page = chromium.new_page(java_script_enabled=False)
+    page.goto(INDEX.as_uri())
+    assert page.locator("figure.stand-in img").is_visible()
+    assert not page.locator(".panel").is_visible()
+    page.close()
 
 
 # --- films ---------------------------------------------------------------------------
