@@ -9,11 +9,13 @@ import torch
 
 from book import browser, panels, site
 from flowbook import RK4, CosinePath, Euler, Midpoint, OTPath, VPPath, solve
-from flowbook.marginal import EmpiricalMarginal
+from flowbook.marginal import EmpiricalMarginal, MixtureMarginal
+from flowbook.toy import ring_mixture
 
 pytestmark = pytest.mark.book
 
 WHERE = {
+    "idea": "overview",
     "map": "change_of_variables",
     "marginal": "marginal",
     "design": "paths",
@@ -96,6 +98,22 @@ def test_the_marginal_velocity_is_the_package_s(formulas, name, t):
     marginal = EmpiricalMarginal(PATHS[name], f64(DATA).view(3, 2))
     wanted = marginal.velocity(f64([x]), t)[0]
     close(f64(formulas.evaluate(code, [x, DATA, t])), wanted)
+
+
+@pytest.mark.parametrize("name", PATHS)
+@pytest.mark.parametrize("t", [*TIMES, 1.0])
+def test_the_field_of_a_mixture_is_the_package_s(formulas, name, t):
+    """Catches a width without the Gaussians' own, or without its derivative."""
+    x = [0.3, -0.4]
+    ring = ring_mixture(5, radius=2.0, std=0.25, dtype=torch.float64)
+    code = f"""([x, means, t]) => {{
+        const path = flowbook.widened(flowbook.paths.{name}, 0.25);
+        return flowbook.velocity(path, means, 2, x, t); }}"""
+    if t == 1 and name == "vp()":
+        pytest.skip("its dsigma is infinite there")
+    wanted = MixtureMarginal(PATHS[name], ring).velocity(f64([x]), t)[0]
+    means = ring.means.flatten().tolist()
+    close(f64(formulas.evaluate(code, [x, means, t])), wanted)
 
 
 @pytest.mark.parametrize("method", [Euler, Midpoint, RK4])
@@ -202,6 +220,35 @@ def test_without_javascript_the_figure_stands_alone(touched, name):
     before = page.locator(f'figure:has(img):has(~ [data-panel="{name}"]) img')
     images = before.all() or page.locator("figure img").all()
     assert images and all(i.get_attribute("alt") for i in images)
+
+
+def test_the_idea_s_steps_show_what_they_say(touched):
+    """Catches a mean arrow of another place or time, and a flow off the lines' law."""
+    page, panel = touched("idea")
+    ring = ring_mixture(5, radius=2.0, std=0.25, dtype=torch.float64)
+    panel.get_by_role("button", name="2 Mean arrow").press("Enter")
+    place = panel.locator(".panel-handle")
+    place.focus()
+    page.keyboard.press("ArrowRight")
+    x = f64([panel.evaluate("e => [e.panel.place().x, e.panel.place().y]")])
+    u, v = MixtureMarginal(OTPath(), ring).velocity(x, 0.4)[0].tolist()
+    panel.get_by_text(f"velocity is ({u:.2f}, {v:.2f})").wait_for()
+    box = panel.locator("canvas").bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 30)
+    assert abs(panel.evaluate("e => e.panel.place().x")) < 0.05
+    panel.get_by_role("button", name="4 Flow").click()
+    assert place.count() == 0
+    clouds = """(e, t) => ["onLine", "onWay"].map(f => Array.from(
+        { length: e.panel.count }, (_, n) => e.panel[f](n, t)))"""
+    for t in (0.5, 1):
+        lines, ways = map(f64, panel.evaluate(clouds, t))
+        # The same law: second moments agree but for the scatter of 240 and 240 points.
+        moments = [cloud.square().sum(1) for cloud in (lines, ways)]
+        error = sum(m.var() / len(m) for m in moments) ** 0.5
+        assert abs(moments[0].mean() - moments[1].mean()) < 4 * error
+    near = torch.cdist(ways, ring.means).amin(1)  # the last: t = 1
+    assert near.median() < 0.25 * math.sqrt(2 * math.log(2)) + 4 * 0.25 / 240**0.5
+    assert page.problems == []
 
 
 def test_data_points_come_move_and_go(touched):

@@ -58,6 +58,21 @@
       select.addEventListener("change", () => change(select.value));
       return select;
     }
+    // Buttons above the plots of which one is pressed: `change(k)` when it is the k-th.
+    tabs(label, names, change) {
+      const row = made("div", { className: "panel-tabs" });
+      this.root.insertBefore(row, this.plots);
+      row.setAttribute("role", "group");
+      row.setAttribute("aria-label", label);
+      const press = (button) => {
+        for (const b of row.children) b.setAttribute("aria-pressed", b === button);
+      };
+      names.forEach((name, k) => {
+        const button = made("button", { type: "button", textContent: name }, row);
+        button.addEventListener("click", () => (press(button), change(k)));
+      });
+      press(row.firstChild);
+    }
     // A clock from 0 to 1 in `seconds`, with its slider and its button. Where the page
     // says `data-starts` it runs again and again while it is seen, until the reader
     // takes it; where reduced motion is asked for it waits to be started.
