@@ -42,10 +42,18 @@ flowbook.panel(
     const hue = (color) =>
       time === 0 ? color.noise : time === 1 ? color.data : color.path;
 
+    const ends = (plot, color, last) => {
+      for (const n of all.slice(0, SHOWN)) {
+        plot.dot(...pair(noise, n), 2, color.noise);
+        plot.dot(...last(n), 2, color.data);
+      }
+    };
     const lines = (plot, ctx, color) => {
       ctx.globalAlpha = 0.35;
       for (const n of all.slice(0, SHOWN))
         plot.line([pair(noise, n), pair(data, n)], color.path, 1);
+      ctx.globalAlpha = 0.6;
+      ends(plot, color, (n) => pair(data, n));
       ctx.globalAlpha = 0.9;
       for (const n of all) plot.dot(...onLine(n, time), 2.5, hue(color));
     };
@@ -76,6 +84,8 @@ flowbook.panel(
     const flow = (plot, ctx, color) => {
       ctx.globalAlpha = 0.35;
       for (const n of all.slice(0, SHOWN)) plot.line(ways[n], color.path, 1);
+      ctx.globalAlpha = 0.6;
+      ends(plot, color, (n) => ways[n].at(-1));
       ctx.globalAlpha = 0.9;
       for (const n of all) plot.dot(...onWay(n, time), 2.5, hue(color));
     };
@@ -92,7 +102,7 @@ flowbook.panel(
       if (step === 2)
         return "The mean arrow at every place, at this time: a field. No arrow is drawn longer than 0.5.";
       if (step === 3)
-        return "Each point follows the field. No two ever meet, and the cloud is at each time as in step 1.";
+        return "Each point follows the field. No two ever meet, and at each time the cloud is spread as in step 1.";
       const [u, v] = field([place.x, place.y], t);
       return (
         `Lines that pass here at t = ${t.toFixed(2)}, the likelier the stronger. Their mean ` +
