@@ -58,12 +58,31 @@
       select.addEventListener("change", () => change(select.value));
       return select;
     }
-    // A clock from 0 to 1 in `seconds`, with its slider and its button. Where reduced
-    // motion is asked for it waits to be started.
+    // Buttons above the plots of which one is pressed: `change(k)` when it is the k-th.
+    tabs(label, names, change) {
+      const row = made("div", { className: "panel-tabs" });
+      this.root.insertBefore(row, this.plots);
+      row.setAttribute("role", "group");
+      row.setAttribute("aria-label", label);
+      const press = (button) => {
+        for (const b of row.children) b.setAttribute("aria-pressed", b === button);
+      };
+      names.forEach((name, k) => {
+        const button = made("button", { type: "button", textContent: name }, row);
+        button.addEventListener("click", () => (press(button), change(k)));
+      });
+      press(row.firstChild);
+    }
+    // A clock from 0 to 1 in `seconds`, with its slider and its button. Where the page
+    // says `data-starts` it runs again and again while it is seen, until the reader
+    // takes it; where reduced motion is asked for it waits to be started.
     clock({ seconds = 4, end = 1, tick }) {
       let t = 0;
       let last = null;
+      let rest = 0;
+      let watch = null;
       const show = (value) => tick((t = value));
+      const taken = () => (watch?.disconnect(), (watch = null));
       const slider = this.slider({
         label: "time t",
         min: 0,
@@ -71,7 +90,7 @@
         step: 0.001,
         value: 0,
         format: (v) => v.toFixed(2),
-        input: (v) => (pause(), show(v)),
+        input: (v) => (taken(), pause(), show(v)),
       });
       const frame = (now) => {
         if (last === null) return;
@@ -80,8 +99,9 @@
         last = now;
         slider.show(next);
         show(next);
-        if (next >= end) pause();
-        else requestAnimationFrame(frame);
+        if (next < end) requestAnimationFrame(frame);
+        else if (watch) rest = setTimeout(play, 1500); // a look at the end
+        else pause();
       };
       const play = () => {
         if (t >= end) show(0);
@@ -90,11 +110,24 @@
         requestAnimationFrame(frame);
       };
       const pause = () => {
+        clearTimeout(rest);
         last = null;
         toggle.textContent = "Play";
       };
-      const toggle = this.button("Play", () => (last === null ? play() : pause()));
-      return { play, pause, set: (v) => (pause(), slider.show(v), show(v)) };
+      const toggle = this.button("Play", () => {
+        taken();
+        if (last === null) play();
+        else pause();
+      });
+      const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+      if ("starts" in this.root.dataset && !calm) {
+        watch = new IntersectionObserver(
+          (entries) => (entries.at(-1).isIntersecting ? play() : pause()),
+          { threshold: 0.5 },
+        );
+        watch.observe(this.plots);
+      }
+      return { play, pause, set: (v) => (taken(), pause(), slider.show(v), show(v)) };
     }
   }
 

@@ -65,6 +65,16 @@ flowbook.velocity = (path, data, dim, x, t) => {
   });
 };
 
+// The path to a round Gaussian about x1, of standard deviation s, in the place of x1: its
+// width is √(σ² + α² s²). With it `velocity` is the exact field of a mixture of equal
+// round Gaussians about the data points. (Chapter `marginal`.)
+flowbook.widened = (path, s) => {
+  const sigma = (t) => Math.hypot(path.sigma(t), s * path.alpha(t));
+  const dsigma = (t) =>
+    (path.sigma(t) * path.dsigma(t) + s * s * path.alpha(t) * path.dalpha(t)) / sigma(t);
+  return { ...path, sigma, dsigma };
+};
+
 // One step of a method for one point. (Chapter `flows`.)
 const moved = (x, v, h) => x.map((value, i) => value + h * v[i]);
 flowbook.step = {

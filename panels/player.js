@@ -1,7 +1,7 @@
 "use strict";
 // Films: `flowbook.plots.film` (chapter `plots`) leaves a sprite sheet on the page;
-// this plays it, and lets the reader stop, move and slow it. Without it the last frame
-// is shown.
+// this plays it, and lets the reader stop, move and slow it. With `data-loop` it begins
+// again when it is over. Without a script the last frame is shown.
 (() => {
   const calm = matchMedia("(prefers-reduced-motion: reduce)");
 
@@ -21,6 +21,8 @@
     const [button, range, speed] = bar.children;
     film.append(bar);
     film.classList.add("film-on");
+    const loop = "loop" in film.dataset;
+    const end = loop ? frames * (1 + 1.5 / seconds) : frames; // a look at the last frame
 
     let position = frames - 1; // the last frame, as without a player
     let last = null;
@@ -46,7 +48,8 @@
       const passed = Math.max(0, now - last) / 1000;
       last = now;
       show(position + (passed * speed.value * frames) / seconds);
-      if (position >= frames) running(false);
+      if (position >= end && loop) show(0);
+      if (position >= end) running(false);
       else requestAnimationFrame(step);
     };
     const start = () => {
@@ -54,18 +57,30 @@
       running(true);
     };
 
-    button.addEventListener("click", () => (last === null ? start() : running(false)));
-    range.addEventListener("input", () => (running(false), show(range.valueAsNumber)));
-    show(position);
-    // Once by itself, when it comes into sight; never if reduced motion is asked for.
+    // By itself when it comes into sight, once, or as long as it is seen; never where
+    // reduced motion is asked for, and never against the reader.
     const seen = new IntersectionObserver(
       (entries) => {
-        if (!entries.some((entry) => entry.isIntersecting)) return;
-        seen.disconnect();
+        const there = entries.at(-1).isIntersecting;
+        if (!there && last !== null) running(false);
+        if (!there) return;
+        if (!loop) seen.disconnect();
         if (!calm.matches) start();
       },
       { threshold: 0.6 },
     );
+    const taken = () => seen.disconnect();
+    button.addEventListener("click", () => {
+      taken();
+      if (last === null) start();
+      else running(false);
+    });
+    range.addEventListener("input", () => {
+      taken();
+      running(false);
+      show(range.valueAsNumber);
+    });
+    show(position);
     seen.observe(sheet);
   };
 

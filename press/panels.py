@@ -2,9 +2,11 @@
 
 A figure cell with `#| panel: NAME` gets a place below its figure, which the script
 `panels/NAME.js` fills in the browser. On paper, and without JavaScript, the figure
-stands alone. Only pages that need a script load it.
+stands alone. A page in Markdown says with a mark which it wants (`with_films`). Only
+pages that need a script load it.
 """
 
+import html
 import re
 
 from nbformat import NotebookNode
@@ -12,6 +14,7 @@ from nbformat.v4 import new_markdown_cell
 
 from . import ROOT
 from .errors import BookError
+from .notebooks import directives
 
 FOLDER = ROOT / "panels"
 SHARED = ("math", "plot", "kit")  # what panels are made of, where there are such
@@ -31,29 +34,63 @@ def films(cell: NotebookNode) -> list[str]:
 
 
 def with_films(text: str, chapters: dict[str, NotebookNode]) -> str:
-    """A page's text with the first film of chapter STEM at `<!-- film: STEM -->`.
+    """A page's text with what its marks ask for, and the scripts that this needs.
 
-    Raises BookError if that chapter shows none.
+    `<!-- film: STEM -->` is the first film of chapter STEM, and with `STEM, loop` it
+    begins again when it is over. `<!-- panel: NAME -->` is the panel that a chapter has
+    below a figure; its clock starts by itself, and without scripts, and on paper, that
+    figure stands in its place. Raises BookError for what no chapter has.
     """
+    scripts: list[str] = []
 
     def film(mark: re.Match) -> str:
         chapter = chapters.get(mark[1])
         shown = [f for cell in (chapter.cells if chapter else ()) for f in films(cell)]
         if not shown:
             raise BookError(f"there is no film in chapter {mark[1]!r}")
+        scripts.extend({"player"}.difference(scripts))
         page = re.sub(r"\n\s*", " ", shown[0])  # a raw block of one line
-        return f"```{{raw}} html\n{page}\n{_tags(['player'])}\n```"
+        if mark[2]:
+            page = page.replace("<figure ", "<figure data-loop ", 1)
+        return _block(page)
 
-    return re.sub(r"<!-- film: (\w+) -->", film, text)
+    def panel(mark: re.Match) -> str:
+        figure = _stand_in(mark[1], chapters)
+        scripts.extend(n for n in (*_shared(), mark[1]) if n not in scripts)
+        place = f'<div class="panel" data-panel="{mark[1]}" data-starts></div>'
+        return _block(place + figure)
+
+    text = re.sub(r"<!-- film: (\w+)(, loop)? -->", film, text)
+    text = re.sub(r"<!-- panel: (\w+) -->", panel, text)
+    return f"{text}\n{_block(_tags(scripts))}\n" if scripts else text
+
+
+def _stand_in(name: str, chapters: dict[str, NotebookNode]) -> str:
+    """The figure above panel `name`, as HTML. Raises BookError if there is none."""
+    for cell in (c for nb in chapters.values() for c in nb.cells):
+        values = directives(cell.source).values if cell.cell_type == "code" else {}
+        if values.get("panel") != name:
+            continue
+        for output in cell.outputs:
+            if "image/png" in output.get("data", {}):
+                png = "".join(output["data"]["image/png"].split())
+                alt = html.escape(values["alt"])
+                picture = f'<img src="data:image/png;base64,{png}" alt="{alt}">'
+                return f'<figure class="stand-in">{picture}</figure>'
+    raise BookError(f"there is no figure with a panel {name!r} in any chapter")
 
 
 def loading(last: NotebookNode, panels: list[str], *, film: bool) -> list[NotebookNode]:
     """The cell at a page's end that loads style and scripts; none if none is due."""
-    shared = [n for n in SHARED if panels and (FOLDER / f"{n}.js").exists()]
+    shared = _shared() if panels else []
     names = [*shared, *panels, *(["player"] if film else [])]
     if not names:
         return []
     return [_raw(last, "scripts", _tags(names))]
+
+
+def _shared() -> list[str]:
+    return [name for name in SHARED if (FOLDER / f"{name}.js").exists()]
 
 
 def _tags(names: list[str]) -> str:
@@ -69,6 +106,9 @@ def files() -> dict[str, bytes]:
     return {f"panels/{p.name}": p.read_bytes() for p in FOLDER.glob("*")}
 
 
-def _raw(cell: NotebookNode, kind: str, html: str) -> NotebookNode:
-    text = f"```{{raw}} html\n{html}\n```"
-    return new_markdown_cell(text, id=f"{cell.id}-{kind}"[:64])
+def _raw(cell: NotebookNode, kind: str, page: str) -> NotebookNode:
+    return new_markdown_cell(_block(page), id=f"{cell.id}-{kind}"[:64])
+
+
+def _block(page: str) -> str:
+    return f"```{{raw}} html\n{page}\n```"

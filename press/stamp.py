@@ -1,4 +1,4 @@
-"""Write what follows from settings.ini: the Colab cells, README's links, CITATION.cff.
+"""Write what follows from settings.ini: Colab cells, README, index.md, CITATION.cff.
 
 `make export` calls `stamp_all`; the gates call it with `check=True`.
 """
@@ -6,6 +6,7 @@
 import copy
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from press.settings import ROOT, Settings, read_settings
@@ -77,7 +78,7 @@ def notebook_text(nb: dict) -> str:
     return json.dumps(nb, sort_keys=True, indent=1, ensure_ascii=False) + "\n"
 
 
-# --- README and CITATION ------------------------------------------------------------
+# --- README, the landing page and CITATION -------------------------------------------
 
 
 def badges(settings: Settings) -> str:
@@ -119,23 +120,70 @@ def release(settings: Settings) -> str:
     return f"```sh\ngit tag {tag}\ngit push origin {tag}\n```\n"
 
 
-BLOCKS = {"badges": badges, "clone": clone, "install": install, "release": release}
+def take(settings: Settings) -> str:
+    """What one can take along, and from where."""
+    made = (
+        "In a copy of the repository `make release` writes the site as a zip that\n"
+        "opens from disk, the whole book as a PDF, every notebook without its\n"
+        "solutions, and the wheel for pip.\n"
+    )
+    if not settings.has_owner:
+        return made
+    url, first = settings.repository_url, settings.colab_url(settings.first_chapter)
+    return (
+        f"The [repository]({url}) has the notebooks; [open the first]({first}) on\n"
+        f"Colab. Its [releases]({url}/releases) have the site and the wheel.\n"
+        f"{made}"
+    )
 
 
-def stamp_readme(settings: Settings, text: str | None = None) -> str:
-    """README.md with its marked blocks written from the settings.
+def cite(settings: Settings) -> str:
+    """How to cite the book, as BibTeX: what CITATION.cff says, and the year."""
+    rows = {
+        "author": f"{{{settings.author}}}",
+        "title": f"{settings.title}: {settings.description}",
+        "year": settings.copyright.partition(",")[0],
+        "version": settings.version,
+    }
+    if settings.has_owner:
+        rows["url"] = settings.site_url
+    lines = "\n".join(f"  {key} = {{{value}}}," for key, value in rows.items())
+    return f"```bibtex\n@software{{{settings.name},\n{lines}\n}}\n```\n"
+
+
+README_BLOCKS = {"badges": badges, "clone": clone, "install": install}
+README_BLOCKS |= {"release": release}
+INDEX_BLOCKS = {"take": take, "install": install, "cite": cite}
+
+
+def stamp_blocks(
+    settings: Settings, text: str, blocks: dict[str, Callable], name: str
+) -> str:
+    """`text` of the file `name` with its marked `blocks` written from the settings.
 
     Raises ValueError for a block that is unknown or missing.
     """
-    if text is None:
-        text = (ROOT / "README.md").read_text(encoding="utf-8")
     found = [match["name"] for match in BLOCK.finditer(text)]
-    if sorted(found) != sorted(BLOCKS):
-        raise ValueError(f"README.md: blocks {found}, expected {list(BLOCKS)}")
+    if sorted(found) != sorted(blocks):
+        raise ValueError(f"{name}: blocks {found}, expected {list(blocks)}")
     return BLOCK.sub(
-        lambda match: match["start"] + BLOCKS[match["name"]](settings) + match["end"],
+        lambda match: match["start"] + blocks[match["name"]](settings) + match["end"],
         text,
     )
+
+
+def stamp_readme(settings: Settings, text: str | None = None) -> str:
+    """README.md with what follows from the settings."""
+    if text is None:
+        text = (ROOT / "README.md").read_text(encoding="utf-8")
+    return stamp_blocks(settings, text, README_BLOCKS, "README.md")
+
+
+def stamp_index(settings: Settings, text: str | None = None) -> str:
+    """The landing page, nbs/index.md, with what follows from the settings."""
+    if text is None:
+        text = (ROOT / "nbs" / "index.md").read_text(encoding="utf-8")
+    return stamp_blocks(settings, text, INDEX_BLOCKS, "nbs/index.md")
 
 
 def citation(settings: Settings, text: str | None = None) -> str:
@@ -165,12 +213,17 @@ license: {settings.license}
 
 def stamped(settings: Settings, root: Path = ROOT) -> dict[Path, str]:
     """What every file that follows from the settings should say."""
-    front = {root / "README.md": stamp_readme, root / "CITATION.cff": citation}
-    files = {
-        path: stamped(settings, path.read_text(encoding="utf-8"))
-        for path, stamped in front.items()
-        if path.exists()
+    front = {
+        "README.md": stamp_readme,
+        "nbs/index.md": stamp_index,
+        "CITATION.cff": citation,
     }
+    files = {}
+    for name, stamp in front.items():
+        path = root / name
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        if BLOCK.search(text) or (text and stamp is citation):
+            files[path] = stamp(settings, text)
     for path in sorted((root / "nbs").glob("*.ipynb")):
         nb = json.loads(path.read_text(encoding="utf-8"))
         files[path] = notebook_text(stamp_notebook(nb, settings))

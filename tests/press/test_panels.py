@@ -1,18 +1,21 @@
 """The panels to touch: their numbers against the package's, and a reader's hands."""
 
 import functools
+import itertools
 import math
 
 import pytest
 import torch
 
 from flowbook import RK4, CosinePath, Euler, Midpoint, OTPath, VPPath, solve
-from flowbook.marginal import EmpiricalMarginal
+from flowbook.marginal import EmpiricalMarginal, MixtureMarginal
+from flowbook.toy import ring_mixture
 from press import browser, panels, site
 
 pytestmark = pytest.mark.book
 
 WHERE = {
+    "idea": "overview",
     "map": "change_of_variables",
     "marginal": "marginal",
     "design": "paths",
@@ -95,6 +98,22 @@ def test_the_marginal_velocity_is_the_package_s(formulas, name, t):
     marginal = EmpiricalMarginal(PATHS[name], f64(DATA).view(3, 2))
     wanted = marginal.velocity(f64([x]), t)[0]
     close(f64(formulas.evaluate(code, [x, DATA, t])), wanted)
+
+
+@pytest.mark.parametrize("name", PATHS)
+@pytest.mark.parametrize("t", [*TIMES, 1.0])
+def test_the_field_of_a_mixture_is_the_package_s(formulas, name, t):
+    """Catches a width without the Gaussians' own, or without its derivative."""
+    x = [0.3, -0.4]
+    ring = ring_mixture(5, radius=2.0, std=0.25, dtype=torch.float64)
+    code = f"""([x, means, t]) => {{
+        const path = flowbook.widened(flowbook.paths.{name}, 0.25);
+        return flowbook.velocity(path, means, 2, x, t); }}"""
+    if t == 1 and name == "vp()":
+        pytest.skip("its dsigma is infinite there")
+    wanted = MixtureMarginal(PATHS[name], ring).velocity(f64([x]), t)[0]
+    means = ring.means.flatten().tolist()
+    close(f64(formulas.evaluate(code, [x, means, t])), wanted)
 
 
 @pytest.mark.parametrize("method", [Euler, Midpoint, RK4])
@@ -203,6 +222,35 @@ def test_without_javascript_the_figure_stands_alone(touched, name):
     assert images and all(i.get_attribute("alt") for i in images)
 
 
+def test_the_idea_s_steps_show_what_they_say(touched):
+    """Catches a mean arrow of another place or time, and a flow off the lines' law."""
+    page, panel = touched("idea")
+    ring = ring_mixture(5, radius=2.0, std=0.25, dtype=torch.float64)
+    panel.get_by_role("button", name="2 Mean arrow").press("Enter")
+    place = panel.locator(".panel-handle")
+    place.focus()
+    page.keyboard.press("ArrowRight")
+    x = f64([panel.evaluate("e => [e.panel.place().x, e.panel.place().y]")])
+    u, v = MixtureMarginal(OTPath(), ring).velocity(x, 0.4)[0].tolist()
+    panel.get_by_text(f"velocity is ({u:.2f}, {v:.2f})").wait_for()
+    box = panel.locator("canvas").bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 30)
+    assert abs(panel.evaluate("e => e.panel.place().x")) < 0.05
+    panel.get_by_role("button", name="4 Flow").click()
+    assert place.count() == 0
+    clouds = """(e, t) => ["onLine", "onWay"].map(f => Array.from(
+        { length: e.panel.count }, (_, n) => e.panel[f](n, t)))"""
+    for t in (0.5, 1):
+        lines, ways = map(f64, panel.evaluate(clouds, t))
+        # The same law: second moments agree but for the scatter of 240 and 240 points.
+        moments = [cloud.square().sum(1) for cloud in (lines, ways)]
+        error = sum(m.var() / len(m) for m in moments) ** 0.5
+        assert abs(moments[0].mean() - moments[1].mean()) < 4 * error
+    near = torch.cdist(ways, ring.means).amin(1)  # the last: t = 1
+    assert near.median() < 0.25 * math.sqrt(2 * math.log(2)) + 4 * 0.25 / 240**0.5
+    assert page.problems == []
+
+
 def test_data_points_come_move_and_go(touched):
     """Catches a click that adds nothing, a drag without effect, a Delete unheard."""
     page, panel = touched("marginal")
@@ -262,6 +310,80 @@ def test_euler_s_error_shrinks_by_its_order(touched):
 
     assert 1.7 < error("euler", 25) / error("euler", 50) < 2.3
     assert 3 < error("midpoint", 25) / error("midpoint", 50) < 5
+
+
+# --- the landing page -----------------------------------------------------------------
+
+INDEX = site.HTML / "nbs" / "index.html"
+
+
+def test_the_first_panel_runs_until_it_is_taken(chromium):
+    """Catches noise that stands still at the door, and a clock that nobody can stop."""
+    page = chromium.new_page(viewport={"width": 1200, "height": 900})
+    page.clock.install(time=0)
+    page.goto(INDEX.as_uri())
+    panel = page.locator('[data-panel="marginal"]')
+    pause = panel.get_by_role("button", name="Pause")
+    pause.wait_for(state="attached")
+    time = panel.locator("input[type=range]")
+    page.clock.pause_at(86_400)  # a jump to its end, where it rests for 1.5 s
+    page.clock.run_for(3500)
+    assert pause.count() == 1 and 0 < float(time.input_value()) < 0.99
+    pause.press("Enter")
+    stopped = time.input_value()
+    page.clock.run_for(9000)
+    assert time.input_value() == stopped
+    page.close()
+
+
+def test_nothing_runs_where_reduced_motion_is_asked_for(chromium):
+    """Catches a landing page that moves in spite of the reader's setting."""
+    page = chromium.new_page(reduced_motion="reduce")
+    page.goto(INDEX.as_uri())
+    for place in ('[data-panel="marginal"]', "figure.film"):
+        page.locator(place).scroll_into_view_if_needed()
+        page.wait_for_timeout(300)
+        assert page.locator(place).get_by_role("button", name="Play").count() == 1
+    page.close()
+
+
+def test_the_film_at_the_door_begins_again(chromium):
+    """Catches a film that is over before the sentence above it is read."""
+    page = chromium.new_page(viewport={"width": 1200, "height": 900})
+    page.clock.install(time=0)
+    page.goto(INDEX.as_uri())
+    film = page.locator("figure.film")
+    film.scroll_into_view_if_needed()
+    film.get_by_role("button", name="Pause").wait_for(state="attached")
+    page.clock.pause_at(86_400)
+    frame = film.locator("input[type=range]")
+    seen = []
+    for _ in range(40):
+        page.clock.run_for(250)
+        seen.append(int(frame.input_value()))
+    assert any(b < a for a, b in itertools.pairwise(seen[4:])), "no second time"
+    film.get_by_role("button", name="Pause").press("Enter")
+    stopped = frame.input_value()
+    page.clock.run_for(5000)
+    assert frame.input_value() == stopped
+    page.close()
+
+
+def test_a_figure_stands_for_the_panel_without_scripts_and_on_paper(chromium):
+    """Catches a hole at the door, and the same thing shown twice."""
+    page = chromium.new_page()
+    page.goto(INDEX.as_uri())
+    picture = page.locator("figure.stand-in img")
+    assert not picture.is_visible()
+    page.emulate_media(media="print")
+    assert picture.is_visible() and picture.get_attribute("alt")
+    assert not page.locator(".panel").is_visible()
+    page.close()
+    page = chromium.new_page(java_script_enabled=False)
+    page.goto(INDEX.as_uri())
+    assert page.locator("figure.stand-in img").is_visible()
+    assert not page.locator(".panel").is_visible()
+    page.close()
 
 
 # --- films ---------------------------------------------------------------------------

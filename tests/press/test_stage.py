@@ -1,11 +1,13 @@
-"""What follows from settings.ini on the pages; statements in the index; the API."""
+"""What follows from settings.ini and from marks; statements in the index; the API."""
 
 from dataclasses import replace
 
+import pytest
 import yaml
-from nbformat.v4 import new_code_cell
+from nbformat.v4 import new_code_cell, new_notebook, new_output
 
-from press import notebooks, stage
+from press import notebooks, panels, stage
+from press.errors import BookError
 from press.settings import read_settings
 
 SOMEONE = replace(read_settings(), user="someone", repo="mine", version="1.2.3")
@@ -119,3 +121,51 @@ def test_a_constant_of_many_lines_has_its_comment():
     )
     said = [e.about for e in stage.exports(cell, "paths", "gaussian_path", "Paths")]
     assert said == ["by name", "", "c"]
+
+
+def chapter(source, **data):
+    """A chapter of one cell that has run."""
+    kind = {key.replace("_", "/"): value for key, value in data.items()}
+    shown = new_output("display_data", kind)
+    return new_notebook(cells=[new_code_cell(source, outputs=[shown])])
+
+
+FIGURE = "#| panel: marginal\n#| label: fig-a\n#| alt: Three <b> arrows.\nf()"
+CHAPTERS = {
+    "one": chapter(FIGURE, image_png="iVBO\nRw0K"),
+    "two": chapter("film()", text_html='<figure class="film">\n\n  A\n</figure>'),
+}
+
+
+def test_a_mark_brings_a_panel_with_its_figure_and_scripts():
+    """Catches a panel without the figure that stands for it, or without its scripts."""
+    page = panels.with_films("A\n\n<!-- panel: marginal -->\n\nB\n", CHAPTERS)
+    assert page.index('data-panel="marginal"') < page.index("B\n")
+    figure = '<img src="data:image/png;base64,iVBORw0K" alt="Three &lt;b&gt; arrows.">'
+    assert f'<figure class="stand-in">{figure}</figure>' in page
+    loaded = [page.index(f"{n}.js") for n in ("math", "plot", "kit", "marginal")]
+    assert loaded == sorted(loaded)
+
+
+def test_each_script_of_a_page_is_loaded_once():
+    """Catches a panel that is built twice, and a script on a page that needs none."""
+    marks = "<!-- panel: marginal -->\n<!-- film: two -->\n"
+    page = panels.with_films(2 * marks, CHAPTERS)
+    for name in ("math", "plot", "kit", "marginal", "player"):
+        assert page.count(f"/{name}.js") == 1
+    assert panels.with_films("A\n", CHAPTERS) == "A\n"
+
+
+def test_a_film_begins_again_where_the_mark_says_so():
+    """Catches a film that runs for ever in a chapter, and one that stops for good."""
+    once = panels.with_films("<!-- film: two -->", CHAPTERS)
+    assert '<figure class="film"> A </figure>' in once
+    again = panels.with_films("<!-- film: two, loop -->", CHAPTERS)
+    assert '<figure data-loop class="film"> A </figure>' in again
+
+
+@pytest.mark.parametrize("mark", ["panel: race", "film: one", "film: three"])
+def test_a_mark_for_what_is_not_there_is_refused(mark):
+    """Catches an empty place on the landing page."""
+    with pytest.raises(BookError, match=mark.partition(": ")[2]):
+        panels.with_films(f"<!-- {mark} -->", CHAPTERS)

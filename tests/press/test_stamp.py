@@ -142,6 +142,7 @@ def everything(settings) -> str:
     parts = [
         stamp.colab_cell(settings),
         stamp.stamp_readme(settings),
+        stamp.stamp_index(settings),
         stamp.citation(settings),
         settings.colab_url("nbs/a.ipynb"),
     ]
@@ -159,15 +160,40 @@ def test_changing_the_owner_changes_every_link():
 
 def test_without_an_owner_nothing_links_anywhere():
     """Catches a dead link, or a stranger's, in a copy that nobody has published."""
+    pages = stamp.stamp_readme(NOBODY) + stamp.stamp_index(NOBODY)
+    written = pages + stamp.citation(NOBODY)
     for pattern in (r"github\.com/(?!actions)", r"github\.io", r"colab\.research"):
-        assert not re.search(
-            pattern, stamp.stamp_readme(NOBODY) + stamp.citation(NOBODY)
-        )
+        assert not re.search(pattern, written)
 
 
-def test_readme_and_citation_are_up_to_date():
+def test_nobody_is_sent_to_another_project():
+    """Catches `pip install flowbook`: on the package index that name isn't ours."""
+    for settings in (ADA, NOBODY):
+        for text in (stamp.stamp_index(settings), stamp.stamp_readme(settings)):
+            assert re.search(r"pip install", text)
+            assert not re.search(r"pip install\s+\W*flowbook(?!-fm)", text)
+
+
+def test_the_landing_page_cites_what_the_settings_say():
+    """Catches an author, a version or a year written by hand, and a stranger's url."""
+    other = replace(ADA, author="Ada", copyright="2031, Ada", title="T", name="n")
+    said = stamp.cite(other)
+    for row in ("@software{n,", "{{Ada}}", "{2031}", "{0.3.1}", "{T: "):
+        assert row in said
+    assert "url = {https://ada-l.github.io/flowbook/}" in said
+    assert "url" not in stamp.cite(NOBODY)
+
+
+def test_what_to_take_along_is_where_it_is_said_to_be():
+    """Catches a link to releases that nobody publishes."""
+    assert "(https://github.com/eve/flows/releases)" in stamp.take(EVE)
+    assert "make release" in stamp.take(NOBODY) and "http" not in stamp.take(NOBODY)
+
+
+def test_readme_landing_page_and_citation_are_up_to_date():
     """Catches settings.ini changed without `make export`."""
     assert stamp.stamp_readme(OURS) == (ROOT / "README.md").read_text()
+    assert stamp.stamp_index(OURS) == (ROOT / "nbs" / "index.md").read_text()
     assert stamp.citation(OURS) == (ROOT / "CITATION.cff").read_text()
 
 
@@ -180,6 +206,8 @@ def test_readme_survives_a_change_of_owner_and_back():
 
 def test_a_lost_or_unknown_block_is_named():
     """Catches a marker misspelt, whose links then never change again."""
+    with pytest.raises(ValueError, match=r"nbs/index\.md: blocks \[\], expected"):
+        stamp.stamp_index(ADA, "# No block")
     text = stamp.stamp_readme(ADA)
     with pytest.raises(ValueError, match=r"README\.md: blocks .* expected"):
         stamp.stamp_readme(
@@ -194,13 +222,13 @@ def test_stamp_all_changes_what_is_stale_and_says_which(tmp_path):
     (tmp_path / "nbs").mkdir()
     path = tmp_path / "nbs" / "01_a.ipynb"
     path.write_text(stamp.notebook_text(notebook("1")))
-    for name in ("settings.ini", "README.md", "CITATION.cff"):
+    for name in ("settings.ini", "README.md", "CITATION.cff", "nbs/index.md"):
         (tmp_path / name).write_text((ROOT / name).read_text())
     ini = (tmp_path / "settings.ini").read_text()
     ini = re.sub(r"(?m)^user = .*", "user = ada-l", ini)
     (tmp_path / "settings.ini").write_text(ini)
     before = path.read_text()
-    names = {"README.md", "CITATION.cff", "nbs/01_a.ipynb"}
+    names = {"README.md", "CITATION.cff", "nbs/01_a.ipynb", "nbs/index.md"}
     assert {str(p) for p in stamp.stamp_all(check=True, root=tmp_path)} == names
     assert path.read_text() == before
     assert {str(p) for p in stamp.stamp_all(root=tmp_path)} == names
@@ -248,8 +276,8 @@ def test_a_release_needs_its_tag_and_its_owner():
 # --- README's words -----------------------------------------------------------------
 
 
-def readme_example() -> str:
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+def example(page: str) -> str:
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.S)
     return code
 
 
@@ -262,18 +290,19 @@ def test_readme_names_files_that_exist():
     assert [link for link in links if not (ROOT / link).exists()] == []
 
 
-def test_readme_example_has_ten_lines():
+@pytest.mark.parametrize("page", ["README.md", "nbs/index.md"])
+def test_an_example_has_ten_lines(page):
     """Catches an example that grew, or that no longer parses."""
-    lines = [line for line in readme_example().splitlines() if line]
+    lines = [line for line in example(page).splitlines() if line]
     assert len(lines) <= 10
-    ast.parse(readme_example())
+    ast.parse(example(page))
 
 
 @pytest.mark.slow
 def test_readme_example_runs_as_printed(tmp_path):
     """Catches a name or argument that changed, or a flow that learned nothing."""
     done = subprocess.run(
-        [sys.executable, "-c", readme_example()],
+        [sys.executable, "-c", example("README.md")],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -283,3 +312,21 @@ def test_readme_example_runs_as_printed(tmp_path):
     noise, samples = map(float, re.findall(r"[\d.]+(?:e-\d+)?", done.stdout))
     assert 0.05 < noise < 0.1  # what README says
     assert 0 <= samples < 0.015  # 0.0055 to 0.0088 over four seeds
+
+
+@pytest.mark.slow
+def test_the_landing_page_s_example_runs_as_printed():
+    """Catches a name or argument that changed, or a flow that learned nothing."""
+    code = example("nbs/index.md")
+    more = (
+        "\nfrom flowbook.metrics import energy_distance as far\n"
+        "assert log_density.shape == (2000,) and log_density.isfinite().all()\n"
+        "assert far(samples, data[:2000]) < far(noise, data[:2000]) / 3\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", "import torch; torch.manual_seed(0)\n" + code + more],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
