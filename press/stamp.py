@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from textwrap import fill, indent
 
 from press.settings import ROOT, Settings, read_settings
 
@@ -147,8 +148,9 @@ def cite(settings: Settings) -> str:
     }
     if settings.has_owner:
         rows["url"] = settings.site_url
-    lines = "\n".join(f"  {key} = {{{value}}}," for key, value in rows.items())
-    return f"```bibtex\n@software{{{settings.name},\n{lines}\n}}\n```\n"
+    lines = [f"{key} = {{{value}}}," for key, value in rows.items()]
+    told = "\n".join(fill(line, 72, subsequent_indent="  ") for line in lines)
+    return f"```bibtex\n@software{{{settings.name},\n{indent(told, '  ')}\n}}\n```\n"
 
 
 README_BLOCKS = {"badges": badges, "clone": clone, "install": install}
