@@ -22,10 +22,10 @@ from .ledger import MIME
 from .notebooks import Directives, directives
 
 CHECKS = {"check", "reject"}
-LONG = 10  # lines of an exported cell that stand unfolded
+LONG = 12  # lines of an exported cell that stand unfolded
 FEW = 3  # lines that are not worth a line to open them
 CALLED = {"__init__", "__call__"}  # how one makes and uses a thing: not private
-CORE = 4  # lines of a body that stand unfolded: short enough to be read as the formula
+CORE = 6  # lines of a body that stand unfolded: short enough to be read as the formula
 SOLUTION = re.compile(r"\{solution-(start|end)\}")
 
 
