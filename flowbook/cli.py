@@ -117,7 +117,7 @@ def load_data(name: str, *, root: Path | None = None) -> tuple[Tensor, Tensor | 
     if name == "moons":
         return sample_moons(2**14, generator=torch.Generator().manual_seed(0)), None
     if name in ("digits", "fashion-mnist", "cifar10"):
-        from . import datasets
+        from flowbook import datasets
 
         if name == "digits":
             return datasets.load_digits()
@@ -178,7 +178,7 @@ def make_model(
         torch.manual_seed(seed)
         if name == "mlp":
             return MLP(tuple(x1.shape[1:]), **sized)
-        from .unet import UNet
+        from flowbook.unet import UNet
 
         return UNet(x1.shape[1], classes=_count_classes(y), **sized)
 

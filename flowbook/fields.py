@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .notation import (
+from flowbook.notation import (
     Field,
     flatten_points,
     require_like,

@@ -12,7 +12,7 @@ from functools import wraps
 import torch
 from torch import Tensor
 
-from .notation import (
+from flowbook.notation import (
     PathSample,
     Schedule,
     flatten_points,

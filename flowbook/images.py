@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor
 
-from .notation import (
+from flowbook.notation import (
     expand_time,
     flatten_points,
     require_finite,

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 
 from .continuity import _require_constant
-from .notation import (
+from flowbook.notation import (
     Field,
     flatten_points,
     require_finite,

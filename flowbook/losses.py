@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .notation import (
+from flowbook.notation import (
     Field,
     Path,
     PathSample,

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from .notation import (
+from flowbook.notation import (
     Path,
     flatten_points,
     require_finite,

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.func import grad
 
 from .gaussian_path import GaussianPath
-from .notation import (
+from flowbook.notation import (
     Path,
     Schedule,
     expand_time,

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from .checkpoints import (
+from flowbook.checkpoints import (
     checkpoints,
     latest_checkpoint,
     load_checkpoint,
     save_checkpoint,
 )
-from .distributed import (
+from flowbook.distributed import (
     all_well,
     broadcast_from_rank0,
     gather_full,

@@ -18,7 +18,7 @@ from torch import Generator, Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import Dataset
 
-from .batches import (
+from flowbook.batches import (
     batch_rows,
     draw_seeds,
     draw_step,
@@ -28,7 +28,7 @@ from .batches import (
     training_data,
 )
 from .checkpoints import hold_signals
-from .distributed import (
+from flowbook.distributed import (
     agree_to_stop,
     all_well,
     borrow_accelerator,

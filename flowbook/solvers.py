@@ -14,7 +14,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .notation import (
+from flowbook.notation import (
     Field,
     flatten_points,
     require_finite,

@@ -157,24 +157,6 @@ def export() -> None:
     nbdev_export.__wrapped__()
     for path in orphans():
         path.unlink()
-    for path in (PACKAGE / f"{name}.py" for name in exported_modules()):
-        path.write_text(relative_imports(path.read_text()))
-
-
-def relative_imports(source: str) -> str:
-    """A module's source with each `from package.x import` as `from .x import`.
-
-    nbdev does so where an import is one line at the margin, and leaves the others.
-    """
-    lines = source.split("\n")
-    for node in ast.walk(_parsed(source)):
-        if isinstance(node, ast.ImportFrom) and not node.level:
-            package, _, rest = node.module.partition(".")
-            if package == PACKAGE.name:
-                old, new = f"from {node.module} ", f"from .{rest} "
-                row = node.lineno - 1
-                lines[row] = lines[row].replace(old, new, 1)
-    return "\n".join(lines)
 
 
 # --- what a notebook can see of the package ------------------------------------------
@@ -200,14 +182,11 @@ def visible_modules(nb: NotebookNode) -> set[Path]:
     return seen
 
 
-def _parsed(source: str) -> ast.Module:
-    with PARSING:
-        return ast.parse(source)
-
-
 def _imported(source: str) -> Iterator[str]:
     """Yield the package's modules that are named by a source's import statements."""
-    for node in ast.walk(_parsed(source)):
+    with PARSING:
+        tree = ast.parse(source)
+    for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom):
             own = (node.module or "").split(".")[0] == PACKAGE.name
             name = (node.module or "").removeprefix(PACKAGE.name).lstrip(".")

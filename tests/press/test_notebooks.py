@@ -133,54 +133,6 @@ def test_every_exported_module_has_a_notebook():
     assert notebooks.orphans() == []
 
 
-def test_no_module_names_its_own_package():
-    """Catches a module that mixes `from .x import` with `from flowbook.x import`."""
-    package = notebooks.PACKAGE
-    found = [
-        f"{path.name}:{node.lineno}"
-        for path in package.glob("*.py")
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Import | ast.ImportFrom)
-        for name in [getattr(node, "module", None), *(a.name for a in node.names)]
-        if name and name.split(".")[0] == package.name
-    ]
-    assert found == []
-
-
-ABSOLUTE = '''"""Say
-from flowbook.paths import OTPath
-"""
-from flowbook.paths import (  # from flowbook.paths import VPPath
-    OTPath,
-)
-from flowbooks.paths import other
-
-def f():
-    from flowbook import toy; from flowbook.toy import line_mixture
-    import flowbook_data
-    return "from flowbook.toy import"
-'''
-RELATIVE = '''"""Say
-from flowbook.paths import OTPath
-"""
-from .paths import (  # from flowbook.paths import VPPath
-    OTPath,
-)
-from flowbooks.paths import other
-
-def f():
-    from . import toy; from .toy import line_mixture
-    import flowbook_data
-    return "from flowbook.toy import"
-'''
-
-
-@pytest.mark.parametrize("source", [ABSOLUTE, RELATIVE])
-def test_imports_become_relative_and_words_stay(source):
-    """Catches an import over several lines, or in a function, that stays absolute."""
-    assert notebooks.relative_imports(source) == RELATIVE
-
-
 def test_a_run_can_be_shown(tmp_path):
     """Catches a page that keeps the error stream: progress bars, warnings."""
     noise = nbformat.v4.new_output("stream", name="stderr", text="50%|#####")

@@ -113,8 +113,11 @@ def imported(module):
     """The package's modules that a module of it imports."""
     tree = ast.parse((ROOT / "flowbook" / f"{module}.py").read_text())
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.level:
-            yield from [node.module] if node.module else [a.name for a in node.names]
+        if not isinstance(node, ast.ImportFrom):
+            continue
+        name = (node.module or "").removeprefix("flowbook").lstrip(".")
+        if node.level or (node.module or "").split(".")[0] == "flowbook":
+            yield from [name] if name else [a.name for a in node.names]
 
 
 def test_titles_have_no_number():
