@@ -625,7 +625,6 @@ class Enough(BaseException):
 def test_a_hook_that_raises():
     """Catches an error swallowed, a save after it, something left borrowed."""
     where, before = folder(), signal.getsignal(signal.SIGINT)
-    state = torch.get_rng_state()
 
     def enough(step, run):
         run.model.eval()
@@ -634,6 +633,7 @@ def test_a_hook_that_raises():
 
     given = {"steps": 9, "checkpoint_dir": where, "checkpoint_every": 3}
     model = network()
+    state = torch.get_rng_state()
     with pytest.raises(Enough):
         short_run(model=model, on_look=enough, **given)
     assert list(checkpoints(where)) == [3] and model.training

@@ -114,6 +114,31 @@ def test_a_test_that_fails_when_run_again_is_refused(line):
         mutants.examine(line, module_with(test_once), {})
 
 
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_proof_is_given_up_for_a_test_that_fails_twice(line, capsys, times):
+    """Catches a stale proof that is kept; one lost to a test that fails by chance."""
+    runs = []
+
+    def test_that_fails_at_times():
+        from line_under_test import Line
+
+        assert Line(3.0, 5.0).at(2.0) and Line(3.0, 5.0).slope
+        runs.append(1)
+        assert len(runs) not in failing, "by chance"
+
+    key = (line, "Line.at", "self.a * x -> x")
+    tests = module_with(test_that_fails_at_times)
+    failing = ()
+    order = [(m.function, m.change) for m in mutants.examine(line, tests, {})[1]]
+    place = order.index(key[1:]) + 3  # after the two without a change
+    runs, failing = [], range(place, place + times)
+    _, survivors, excused = mutants.examine(line, tests, {key: "a proof"})
+    assert (excused == {key}) == (times == 1)
+    assert len(survivors) == len(order) - 1
+    said = capsys.readouterr().err
+    assert said.count("AssertionError: by chance") == times
+
+
 # --- time ----------------------------------------------------------------------------
 
 
