@@ -16,7 +16,7 @@ from axe_playwright_python.sync_playwright import Axe
 from fontTools.ttLib import TTFont
 from pypdf import PdfReader
 
-from press import browser, notebooks, numbers, screens, site, stage
+from press import notebooks, numbers, screens, site, stage
 from press.settings import read_settings
 
 pytestmark = pytest.mark.book
@@ -32,7 +32,6 @@ LAPTOP = {"width": 1200, "height": 800}
 # pages that share what they ask for with all of their kind
 EACH_KIND = ["nbs/index.html", "nbs/marginal.html", "api/losses.html", "ledger.html"]
 EACH_KIND += ["search.html", "genindex.html", "glossary.html"]
-QUIET = ["--disable-background-networking", "--disable-sync"]
 
 TEXT = """() => {
     const copy = document.querySelector("article").cloneNode(true);
@@ -137,12 +136,6 @@ def address():
     yield f"http://127.0.0.1:{server.server_port}/"
     server.shutdown()
     server.server_close()
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    with browser.running(*QUIET) as chromium:
-        yield chromium
 
 
 @pytest.fixture

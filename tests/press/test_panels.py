@@ -10,7 +10,7 @@ import torch
 from flowbook import RK4, CosinePath, Euler, Midpoint, OTPath, VPPath, solve
 from flowbook.marginal import EmpiricalMarginal, MixtureMarginal
 from flowbook.toy import ring_mixture
-from press import browser, panels, site
+from press import panels, site
 
 pytestmark = pytest.mark.book
 
@@ -35,12 +35,6 @@ close = functools.partial(torch.testing.assert_close, rtol=1e-11, atol=1e-12)
 
 def f64(values):
     return torch.tensor(values, dtype=torch.float64)
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    with browser.running() as chromium:
-        yield chromium
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from pypdf import PdfReader
 
-from press import PACKAGE, ROOT, browser, notebooks, release
+from press import PACKAGE, ROOT, notebooks, release
 from press.errors import BookError
 from press.settings import read_settings
 
@@ -76,12 +76,6 @@ def released(tmp_path_factory):
             assert done.returncode == 0, done.stdout + done.stderr
             (base / "making").rename(base / "released")
     return base / "released"
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    with browser.running() as chromium:
-        yield chromium
 
 
 @pytest.mark.book

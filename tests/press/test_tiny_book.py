@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from press import ROOT, browser
+from press import ROOT
 
 pytestmark = pytest.mark.slow
 
@@ -179,12 +179,6 @@ def test_a_dead_reference_is_an_error(tiny, tmp_path):
 
 
 # --- in a browser ---------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    with browser.running() as running:
-        yield running
 
 
 def opened(chromium, tiny, name, **options):
