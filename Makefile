@@ -5,7 +5,7 @@ PYTHON ?= $(or $(FLOWBOOK_PYTHON),python3)
 run := FLOWBOOK_PYTHON= $(PYTHON) press/env.py
 
 .DEFAULT_GOAL := help
-.PHONY: help book test check audit serve chapter export clean-notebooks lint release lock data bench gpu record dev clean
+.PHONY: help book test check timings audit serve chapter export clean-notebooks lint release lock data bench gpu record dev clean
 
 help: ## this list
 	@awk -F ': .*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
@@ -19,6 +19,9 @@ test: ## every gate, the book in a browser included
 
 check: ## the quick gates, for use all day: notebooks, export, lint, unit tests
 	@$(run) check
+
+timings: ## what each gate took when it ran last
+	@$(run) timings
 
 audit: ## Lighthouse on every page (needs Node; the rest does not)
 	@$(run) audit

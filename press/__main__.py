@@ -104,6 +104,13 @@ def test() -> None:
     gates.run(gates.ALL)
 
 
+def timings() -> None:
+    """Say what each gate took when it ran last."""
+    from . import gates
+
+    print(gates.timings(), end="")
+
+
 COMMANDS = {
     f.__name__: f
     for f in (
@@ -121,6 +128,7 @@ COMMANDS = {
         release,
         check,
         test,
+        timings,
     )
 }
 

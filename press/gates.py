@@ -9,10 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import PACKAGE, ROOT, WORKERS
+from . import BUILD, PACKAGE, ROOT, WORKERS
 from .errors import BookError
 
 Gate = Callable[[], None]
+KEPT = BUILD / "gates.txt"  # what they took when they ran last
 
 
 def _call(*command: str | Path) -> None:
@@ -123,11 +124,20 @@ def run(gates: list[Gate]) -> None:
                 taken.append(Taken(name, wall, cpu))
     finally:
         print(table(taken), flush=True)
+        KEPT.parent.mkdir(exist_ok=True)
+        KEPT.write_text(table(taken) + "\n")
     if _tree() != before:
         raise BookError(f"the gates changed the tree:\n{_status()}")
     if os.environ.get("CI") and _status():
         raise BookError(f"the tree is not clean:\n{_status()}")
     print(f"all {len(gates)} gates passed")
+
+
+def timings() -> str:
+    """The table of the last run. Raises BookError if none ran here."""
+    if not KEPT.exists():
+        raise BookError("no gate has run in this copy yet: `make check` or `make test`")
+    return KEPT.read_text()
 
 
 def _cpu_seconds() -> float:

@@ -2,7 +2,7 @@
 
 A figure cell with `#| panel: NAME` gets a place below its figure, which the script
 `panels/NAME.js` fills in the browser. On paper, and without JavaScript, the figure
-stands alone. A page in Markdown says with a mark which it wants (`with_films`). Only
+stands alone. A page in Markdown says with a mark which it wants (`fill_marks`). Only
 pages that need a script load it.
 """
 
@@ -33,7 +33,7 @@ def films(cell: NotebookNode) -> list[str]:
     return [page for page in pages if '<figure class="film' in page]
 
 
-def with_films(text: str, chapters: dict[str, NotebookNode]) -> str:
+def fill_marks(text: str, chapters: dict[str, NotebookNode]) -> str:
     """A page's text with what its marks ask for, and the scripts that this needs.
 
     `<!-- film: STEM -->` is the first film of chapter STEM, and with `STEM, loop` it

@@ -345,7 +345,7 @@ def stage(runs: list[Run], folder: Path = SOURCE) -> None:
     chapters = {run.path.stem: run.nb for run in runs}
     for path in NBS.glob("*.md"):
         text = numbers.filled(path.read_text(), known)
-        files[f"nbs/{path.name}"] = panels.with_films(text, chapters)
+        files[f"nbs/{path.name}"] = panels.fill_marks(text, chapters)
     for path in static:
         files[f"_static/{path.name}"] = path.read_bytes()
     files |= api_pages(modules, exported, titles)

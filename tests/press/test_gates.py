@@ -116,9 +116,14 @@ def one_that_never_runs():
     raise AssertionError
 
 
-def test_the_first_that_fails_ends_them_and_the_table_is_shown(monkeypatch, capsys):
+def test_the_first_that_fails_ends_them_and_the_table_is_shown(
+    monkeypatch, capsys, tmp_path
+):
     """Catches a gate passed over, a failure swallowed by the table, no table."""
     monkeypatch.setattr(gates, "_tree", dict)
+    monkeypatch.setattr(gates, "KEPT", tmp_path / "_build" / "gates.txt")
+    with pytest.raises(BookError, match="no gate has run"):
+        gates.timings()
     with pytest.raises(BookError, match="this is wrong"):
         gates.run([one_that_works, one_that_fails, one_that_never_runs])
     said = capsys.readouterr().out
@@ -128,6 +133,7 @@ def test_the_first_that_fails_ends_them_and_the_table_is_shown(monkeypatch, caps
         ["in", "all", "", ""],
     ]
     assert "never" not in said and "passed" not in said
+    assert said.endswith(gates.timings()) and "one that fails" in gates.timings()
 
 
 def test_the_table_adds_up():

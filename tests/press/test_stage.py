@@ -139,7 +139,7 @@ CHAPTERS = {
 
 def test_a_mark_brings_a_panel_with_its_figure_and_scripts():
     """Catches a panel without the figure that stands for it, or without its scripts."""
-    page = panels.with_films("A\n\n<!-- panel: marginal -->\n\nB\n", CHAPTERS)
+    page = panels.fill_marks("A\n\n<!-- panel: marginal -->\n\nB\n", CHAPTERS)
     assert page.index('data-panel="marginal"') < page.index("B\n")
     figure = '<img src="data:image/png;base64,iVBORw0K" alt="Three &lt;b&gt; arrows.">'
     assert f'<figure class="stand-in">{figure}</figure>' in page
@@ -150,17 +150,17 @@ def test_a_mark_brings_a_panel_with_its_figure_and_scripts():
 def test_each_script_of_a_page_is_loaded_once():
     """Catches a panel that is built twice, and a script on a page that needs none."""
     marks = "<!-- panel: marginal -->\n<!-- film: two -->\n"
-    page = panels.with_films(2 * marks, CHAPTERS)
+    page = panels.fill_marks(2 * marks, CHAPTERS)
     for name in ("math", "plot", "kit", "marginal", "player"):
         assert page.count(f"/{name}.js") == 1
-    assert panels.with_films("A\n", CHAPTERS) == "A\n"
+    assert panels.fill_marks("A\n", CHAPTERS) == "A\n"
 
 
 def test_a_film_begins_again_where_the_mark_says_so():
     """Catches a film that runs for ever in a chapter, and one that stops for good."""
-    once = panels.with_films("<!-- film: two -->", CHAPTERS)
+    once = panels.fill_marks("<!-- film: two -->", CHAPTERS)
     assert '<figure class="film"> A </figure>' in once
-    again = panels.with_films("<!-- film: two, loop -->", CHAPTERS)
+    again = panels.fill_marks("<!-- film: two, loop -->", CHAPTERS)
     assert '<figure data-loop class="film"> A </figure>' in again
 
 
@@ -168,4 +168,4 @@ def test_a_film_begins_again_where_the_mark_says_so():
 def test_a_mark_for_what_is_not_there_is_refused(mark):
     """Catches an empty place on the landing page."""
     with pytest.raises(BookError, match=mark.partition(": ")[2]):
-        panels.with_films(f"<!-- {mark} -->", CHAPTERS)
+        panels.fill_marks(f"<!-- {mark} -->", CHAPTERS)
