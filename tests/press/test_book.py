@@ -93,7 +93,7 @@ SIDEWAYS = """() => [...document.querySelectorAll("article pre")]
     .map(lines => lines.reduce((a, b) => b.length > a.length ? b : a))"""
 AXE = {"resultTypes": ["violations"]}
 # Contrast depends on how a text looks and on what it stands: the first text of each
-# look stands for all that look alike, and the rest of a page need not be there. That
+# look stands for all that look alike, and the rest of a page need not be shown. That
 # takes axe a second, not a minute.
 CONTRAST = ["color-contrast", "link-in-text-block"]
 BY_WIDTH = ["scrollable-region-focusable", "button-name", "link-name", "target-size"]
@@ -125,7 +125,7 @@ LOOKS = """() => {
 }"""
 ONLY_LOOKS = """() => [...document.querySelectorAll("body *")]
     .filter(e => !e.matches("[data-look]") && !e.querySelector("[data-look]"))
-    .forEach(e => e.remove())"""
+    .forEach(e => e.style.setProperty("display", "none", "important"))"""
 THEME = "theme => document.documentElement.dataset.theme = theme"
 
 
