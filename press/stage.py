@@ -66,6 +66,7 @@ def page(
         cell.source = found.code
         cell.execution_count = number
         cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
+        _said(cell, stem)
         _caption(cell, found.values, known)
         cells.append(cell)
         film = film or bool(panels.films(cell))
@@ -74,6 +75,17 @@ def page(
             cells.append(panels.place(cell, touched[-1]))
     nb.cells = cells + panels.loading(cells[-1], touched, film=film)
     return nb
+
+
+def _said(cell: NotebookNode, stem: str) -> None:
+    """Raise BookError if a cell ends in a value that a page would show as its repr."""
+    for output in cell.outputs:
+        data = output.get("data", {})
+        if output.output_type == "execute_result" and data.keys() == {"text/plain"}:
+            raise BookError(
+                f"{stem}: cell {cell.id} ends in a value; the page would say\n"
+                f"{data['text/plain']}\nprint what it is, in words"
+            )
 
 
 def _unbroken(nb: NotebookNode) -> NotebookNode:

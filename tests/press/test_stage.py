@@ -4,7 +4,12 @@ from dataclasses import replace
 
 import pytest
 import yaml
-from nbformat.v4 import new_code_cell, new_notebook, new_output
+from nbformat.v4 import (
+    new_code_cell,
+    new_markdown_cell,
+    new_notebook,
+    new_output,
+)
 
 from press import notebooks, panels, stage
 from press.errors import BookError
@@ -169,3 +174,25 @@ def test_a_mark_for_what_is_not_there_is_refused(mark):
     """Catches an empty place on the landing page."""
     with pytest.raises(BookError, match=mark.partition(": ")[2]):
         panels.fill_marks(f"<!-- {mark} -->", CHAPTERS)
+
+
+def test_a_value_without_words_is_refused():
+    """Catches a repr on a page: no reader knows what (0.1187, 3.2e-09) says."""
+    tags = {"tags": ["remove-cell"]}
+    for data, metadata, refused in (
+        ({"text/plain": "(0.1187, 3.2e-09)"}, {}, True),
+        ({"text/plain": "(0.1187, 3.2e-09)"}, tags, False),
+        ({"text/plain": "<HTML object>", "text/html": "<b>3</b>"}, {}, False),
+    ):
+        shown = new_output("execute_result", data=data)
+        printed = new_output("stream", name="stdout", text="said: 3\n")
+        cell = new_code_cell(
+            "pair", id="the-pair", outputs=[printed, shown], metadata=metadata
+        )
+        book = new_notebook(cells=[new_markdown_cell("# One"), cell])
+        if not refused:
+            stage.page(book, "one")
+            continue
+        with pytest.raises(BookError, match=r"one: cell the-pair") as error:
+            stage.page(book, "one")
+        assert "(0.1187, 3.2e-09)" in str(error.value)

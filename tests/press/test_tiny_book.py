@@ -172,6 +172,12 @@ def test_a_statement_without_a_check_is_named(tiny, tmp_path):
     assert "nbs/cubes: proposition prop-cubes has no check" in said
 
 
+def test_a_value_without_words_is_named(tiny, tmp_path):
+    """Catches a repr that comes on a page as it is."""
+    said = refused(tiny, tmp_path, "cubes", "sum(run_of(7)) - 7**3)", "0)\\nrun_of(2)")
+    assert "cubes: cell cubes-6" in said and "[3, 5]" in said
+
+
 def test_a_dead_reference_is_an_error(tiny, tmp_path):
     """Catches a warning of Sphinx that passes."""
     said = refused(tiny, tmp_path, "odd", "{eq}`eq-squares`", "{eq}`eq-cubes`")
