@@ -1,0 +1,14 @@
+"""The pages at hand keep what they promise."""
+
+from press.notebooks import NBS, directives, read
+
+
+def test_the_book_in_60_lines_has_no_more():
+    """Catches a 61st line, and one that leans on more than torch."""
+    cells = [c for c in read(NBS / "sixty.ipynb").cells if c.cell_type == "code"]
+    shown = [d.code for d in map(directives, [c.source for c in cells])
+             if d.values.get("fold") == "show"]  # fmt: skip
+    lines = [line for code in shown for line in code.splitlines() if line.strip()]
+    assert len(shown) == 5 and 50 < len(lines) <= 60, len(lines)
+    imports = [line for line in lines if line.startswith(("import", "from"))]
+    assert {line.split()[1] for line in imports} == {"math", "itertools", "torch"}
