@@ -518,6 +518,17 @@ def test_paper_shows_all_and_the_page_folds_again(tab, address, tmp_path):
     assert tab.locator(f"{CODE}:not([open])").count() == before
 
 
+def test_the_formula_sheet_is_two_pages_of_paper(tab, address, tmp_path):
+    """Catches a third page for one line more: the landing page promises two."""
+    tab.goto(address + "sheet.html")
+    tab.evaluate(SETTLED)
+    sheet = tmp_path / "sheet.pdf"
+    edges = dict.fromkeys(("top", "right", "bottom", "left"), "1cm")
+    tab.pdf(path=sheet, format="A4", margin=edges)
+    pages = [page.extract_text() for page in PdfReader(sheet).pages]
+    assert len(pages) == 2 and "Theorems" in "".join(pages)
+
+
 def test_a_cell_in_pieces_is_copied_whole(tab, address):
     """Catches half a class in the clipboard, and the words of a fold among its code."""
     tab.context.grant_permissions(["clipboard-read", "clipboard-write"])
