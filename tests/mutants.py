@@ -318,38 +318,34 @@ def at_most(seconds: float):
             signal.signal(number, handler)
 
 
-def passes(test: Callable[[], None], aloud: bool = False) -> bool:
-    """Tell whether a test passes; if asked, print why it doesn't."""
+def failure(test: Callable[[], None]) -> str:
+    """Tell why a test fails; nothing if it passes."""
     try:
         test()
     except (Exception, SystemExit, pytest.fail.Exception):
         # a command ends by the second; where pytest.raises saw nothing, by the third
-        if aloud:
-            traceback.print_exc()
-        return False
-    return True
+        return traceback.format_exc()
+    return ""
 
 
-def survives(limits: dict[Callable[[], None], float], aloud: bool = False) -> bool:
-    """Tell whether every test passes, each within its limit of CPU seconds.
+def killer(limits: dict[Callable[[], None], float]) -> str:
+    """Name the first test that fails, each within its limit of CPU seconds, and why.
 
-    Raises RuntimeError for a test that waits and does not compute. `aloud`: it prints
-    which one fails, and why.
+    Nothing if all pass. Raises RuntimeError for a test that waits and does not compute.
     """
     for test, seconds in limits.items():
         try:
             with at_most(seconds):
-                if not passes(test, aloud):
-                    return False
+                why = failure(test)
         except TooLong:
-            if aloud:
-                print(f"{test}: more than {seconds:.1f} s of CPU", file=sys.stderr)
-            return False
+            why = f"more than {seconds:.1f} s of CPU"
         except Waits:
             raise RuntimeError(
                 f"{test} waits: {PATIENCE} s without computing"
             ) from None
-    return True
+        if why:
+            return f"{test}: {why}"
+    return ""
 
 
 # --- the command ---------------------------------------------------------------------
@@ -371,11 +367,11 @@ def examine(
     took = {}
     for run in tests:
         start = time.process_time()
-        if not passes(run):  # it would kill every mutant
+        if failure(run):  # it would kill every mutant
             raise RuntimeError(f"{tests_name} fails the second time, without a change")
         took[run] = time.process_time() - start
     limits = {t: FLOOR + TIMES * took[t] for t in sorted(tests, key=took.__getitem__)}
-    dead, survivors, excused = 0, [], set()
+    dead, survivors, excused, doubted = 0, [], set(), {}
     for mutant in mutants(module_name, Path(module.__file__).read_text()):
         key = (module_name, mutant.function, mutant.change)
         chosen = {
@@ -385,18 +381,20 @@ def examine(
         }
         try:
             with in_place(module, mutant):
-                # A proof says that no test can tell: who disagrees is heard, twice.
-                alive = survives(chosen, aloud=key in equivalent) or (
-                    key in equivalent and survives(chosen, aloud=True)
-                )
+                by = killer(chosen)
+                if by and key in equivalent:  # a proof says that no test can tell
+                    doubted[key] = by
+                    by = killer(chosen)
         except RuntimeError as error:
             raise RuntimeError(f"{' | '.join(key)}: {error}") from None
-        if not alive:
+        if by:
             dead += 1
         elif key in equivalent:
             excused.add(key)
         else:
             survivors.append(mutant)
+    for key in doubted.keys() - excused:
+        print(f"{' | '.join(key)} is told by {doubted[key]}", file=sys.stderr)
     return dead, survivors, excused
 
 
