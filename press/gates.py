@@ -123,9 +123,10 @@ def run(gates: list[Gate]) -> None:
                 wall, cpu = time.perf_counter() - wall, _cpu_seconds() - cpu
                 taken.append(Taken(name, wall, cpu))
     finally:
-        print(table(taken), flush=True)
+        told = table(taken)
+        print(told, flush=True)
         KEPT.parent.mkdir(exist_ok=True)
-        KEPT.write_text(table(taken) + "\n")
+        KEPT.write_text(told + "\n")
     if _tree() != before:
         raise BookError(f"the gates changed the tree:\n{_status()}")
     if os.environ.get("CI") and _status():

@@ -16,16 +16,12 @@ from axe_playwright_python.sync_playwright import Axe
 from fontTools.ttLib import TTFont
 from pypdf import PdfReader
 
-from press import notebooks, numbers, screens, site, stage
+from press import audit, notebooks, numbers, screens, site, stage
 from press.settings import read_settings
 
 pytestmark = pytest.mark.book
 
-PAGES = sorted(
-    str(p.relative_to(site.HTML))
-    for p in site.HTML.rglob("*.html")
-    if "_static" not in p.parts and p != site.HTML / "index.html"
-)
+PAGES = audit.pages()
 TOOLS = {"genindex.html", "search.html"}
 WIDE, PHONE = {"width": 1400, "height": 900}, {"width": 360, "height": 740}
 LAPTOP = {"width": 1200, "height": 800}
@@ -96,7 +92,6 @@ AXE = {"resultTypes": ["violations"]}
 # look stands for all that look alike, and the rest of a page need not be shown. That
 # takes axe a second, not a minute.
 CONTRAST = ["color-contrast", "link-in-text-block"]
-BY_WIDTH = ["scrollable-region-focusable", "button-name", "link-name"]
 LOOKS = """() => {
     const grounds = new Map([[null, ""]]), seen = new Set();
     const ground = e => {
@@ -206,10 +201,10 @@ def _reads(tab) -> None:
 def _barriers(tab) -> list[str]:
     """What axe calls serious: in a page wide and narrow, light and dark."""
     found, once = [], {"rules": {rule: {"enabled": False} for rule in CONTRAST}}
-    for size, rules in ((WIDE, once), (PHONE, {"runOnly": BY_WIDTH})):
+    for size in (WIDE, PHONE):
         tab.set_viewport_size(size)
         tab.evaluate(FRAMES)
-        found += _grave(tab, **rules)
+        found += _grave(tab, **once)
         for theme in ("light", "dark"):
             tab.evaluate(THEME, theme)
             assert tab.evaluate(LOOKS) > 2
